@@ -1,0 +1,111 @@
+"""The machine's own ceilings: compiles ceilings.c with the system's compiler and runs it.
+
+    python bench/ceilings.py [--threads 1,2] [--seconds 0.05]
+
+prints JSON: for each number of threads the arithmetic peaks (GFLOP/s) and the read bandwidth of
+every cache level (GB/s). :func:`lower_bound` turns them into the least time that a case can take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fastlstm.benchmark import Case, machine_record, parse_threads
+
+SOURCE = Path(__file__).with_name("ceilings.c")
+# Where the system does not say: small enough for any CPU of the last ten years.
+_USUAL_CACHES = {"L1": 32 << 10, "L2": 256 << 10, "L3": 8 << 20}
+
+
+def measure(threads: Sequence[int], caches: dict[str, int], *, seconds: float = 0.05) -> dict[str, Any]:
+    """Ceilings by number of threads (as text, for JSON): {"1": {"gflops": {...}, "read_gb_s": {...}}}.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no C compiler, or if the program does not compile or run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        program = _compile(Path(folder))
+        return {str(n): _run(program, n, caches, seconds) for n in threads}
+
+
+def _compile(folder: Path) -> Path:
+    candidates = (os.environ.get("CC"), "cc", "gcc", "clang")
+    compiler = next((path for name in candidates if name and (path := shutil.which(name))), None)
+    if compiler is None:
+        raise RuntimeError("no C compiler found (set CC)")
+    program = folder / "ceilings"
+    _check([compiler, "-O2", "-pthread", str(SOURCE), "-o", str(program)])
+    return program
+
+
+def _check(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if done.returncode != 0:
+        raise RuntimeError(f"{Path(command[0]).name} ended with {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _run(program: Path, threads: int, caches: dict[str, int], seconds: float) -> dict[str, Any]:
+    sizes = [str(size) for size in read_sizes(threads, caches)]
+    return json.loads(_check([str(program), str(threads), str(seconds), *sizes]))
+
+
+def read_sizes(threads: int, caches: dict[str, int]) -> list[int]:
+    """Bytes that each thread reads to meet L1, L2, L3 and memory (L3 and memory are shared)."""
+    level = _USUAL_CACHES | caches
+    l3 = max(2 * level["L2"], min(level["L3"] // 4, 32 << 20) // threads)
+    memory = max(4 * level["L3"], 64 << 20) // threads
+    return [level["L1"] * 3 // 4, level["L2"] // 2, l3, min(memory, 512 << 20)]
+
+
+def lower_bound(case: Case, steps: int, machine: dict[str, Any], ceiling: dict[str, Any]) -> float | None:
+    """Least seconds for `case`: its arithmetic at the float32 FMA peak of the instruction set in
+    use, or reading the weights (the recurrent ones each time step), whichever takes longer.
+
+    On AMX the arithmetic can go below this bound: it makes float32 products of bfloat16 parts.
+    None for "fit", and where the ceilings of the instruction set are unknown.
+    """
+    isa = {"amx": "avx512"}.get(machine["isa"], machine["isa"])
+    peak = ceiling["gflops"].get(f"fma_{isa}")
+    if peak is None or case.kind == "fit":
+        return None
+    reads = case.time * (2 if case.kind == "train" else 1)
+    seconds_reading = 0.0
+    for layer in range(case.num_layers):
+        recurrent, from_input = (
+            16 * case.hidden_size * n for n in (case.hidden_size, case.layer_input(layer))
+        )
+        kept = recurrent + (from_input if case.time == 1 else 0)
+        bandwidth = ceiling["read_gb_s"][_level(kept / ceiling["threads"], machine["caches"])] * 1e9
+        seconds_reading += case.directions * (recurrent * reads + from_input) / bandwidth
+    return max(case.flops(steps) / (peak * 1e9), seconds_reading)
+
+
+def _level(bytes_per_thread: float, caches: dict[str, int]) -> str:
+    """The innermost cache level that holds so many bytes."""
+    sizes = _USUAL_CACHES | caches
+    return next((name for name in ("L1", "L2", "L3") if bytes_per_thread <= sizes[name]), "memory")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure this machine's ceilings.")
+    parser.add_argument("--threads", metavar="N[,N]", help="thread counts (default: 1 and all usable cores)")
+    parser.add_argument("--seconds", type=float, default=0.05, help="length of one measuring window")
+    args = parser.parse_args()
+    caches = machine_record()["caches"]
+    print(json.dumps(measure(parse_threads(args.threads), caches, seconds=args.seconds), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

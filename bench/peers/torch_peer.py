@@ -1,0 +1,166 @@
+"""torch: ``nn.LSTM`` time-major (its native layout), ``inference_mode``, ``autograd.grad``.
+
+Ragged batches are offered both ways that torch has: PackedSequence (packed outside the clock) and
+padded with the padding masked out of the gradient, which computes every padded step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from fastlstm.benchmark import FIT_EPOCHS, Contender, Problem
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+NAME = "torch"
+
+
+def version() -> str:
+    return torch.__version__
+
+
+def contenders(problem: Problem, threads: int) -> list[Contender]:
+    case = problem.case
+    if case.kind == "step":
+        return [_step(problem, threads)] + ([_cell_step(problem, threads)] if case.num_layers == 1 else [])
+    if case.kind == "fit":
+        return [_fit(problem, threads)]
+    build = _inference if case.kind == "infer" else _training
+    if not case.ragged:
+        return [build(problem, threads, "torch", _time_major(problem.x))]
+    packed = pack_padded_sequence(
+        _time_major(problem.x), torch.from_numpy(problem.lengths), enforce_sorted=False
+    )
+    ragged = [build(problem, threads, "torch packed", packed)]
+    if not case.bidirectional:
+        ragged.append(build(problem, threads, "torch padded", _time_major(problem.x)))
+    return ragged
+
+
+def _module(problem: Problem) -> nn.LSTM:
+    case = problem.case
+    module = nn.LSTM(case.input_size, case.hidden_size, case.num_layers, bidirectional=case.bidirectional)
+    module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in problem.weights.items()})
+    return module
+
+
+def _time_major(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array.swapaxes(0, 1)))
+
+
+def _without_gradient(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Entering inference_mode belongs to the call: a caller who serves has to do it too."""
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return function()
+
+    return run
+
+
+def _inference(problem: Problem, threads: int, name: str, x: torch.Tensor | PackedSequence) -> Contender:
+    module = _module(problem).eval()
+    run = _without_gradient(lambda: module(x))
+
+    def outputs() -> dict[str, np.ndarray]:
+        y, (h, c) = run()
+        if isinstance(y, PackedSequence):
+            y, _ = pad_packed_sequence(y, total_length=problem.case.time)
+        result = {"y": y.numpy().swapaxes(0, 1) * problem.mask[..., None]}
+        if name != "torch padded":  # whose final state is that of the padding
+            result |= {"h": h.numpy(), "c": c.numpy()}
+        return result
+
+    return Contender(name, threads, run, torch.set_num_threads, outputs)
+
+
+def _step(problem: Problem, threads: int) -> Contender:
+    module, x = _module(problem).eval(), _time_major(problem.x)
+    state: Any = None
+
+    @_without_gradient
+    def run() -> torch.Tensor:
+        nonlocal state
+        y, state = module(x, state)
+        return y
+
+    def outputs() -> dict[str, np.ndarray]:
+        nonlocal state
+        state = None
+        return {"h": [run() for _ in range(3)][-1][0].numpy()}
+
+    return Contender("torch", threads, run, torch.set_num_threads, outputs)
+
+
+def _cell_step(problem: Problem, threads: int) -> Contender:
+    case = problem.case
+    cell, x = nn.LSTMCell(case.input_size, case.hidden_size), torch.from_numpy(problem.x[:, 0].copy())
+    cell.load_state_dict(
+        {name.removesuffix("_l0"): torch.from_numpy(array) for name, array in problem.weights.items()}
+    )
+    state: Any = None
+
+    @_without_gradient
+    def run() -> torch.Tensor:
+        nonlocal state
+        state = cell(x, state)
+        return state[0]
+
+    def outputs() -> dict[str, np.ndarray]:
+        nonlocal state
+        state = None
+        return {"h": [run() for _ in range(3)][-1].numpy()}
+
+    return Contender("torch cell", threads, run, torch.set_num_threads, outputs)
+
+
+def _training(problem: Problem, threads: int, name: str, x: torch.Tensor | PackedSequence) -> Contender:
+    module = _module(problem).train()
+    names, weights = zip(*module.named_parameters(), strict=True)
+    dy = _time_major(problem.dy)
+    if isinstance(x, PackedSequence):
+        dy = pack_padded_sequence(dy, torch.from_numpy(problem.lengths), enforce_sorted=False).data
+
+    def run() -> tuple[torch.Tensor, ...]:
+        y, _ = module(x)
+        y = y.data if isinstance(y, PackedSequence) else y
+        return torch.autograd.grad(y, weights, dy)
+
+    def outputs() -> dict[str, np.ndarray]:
+        return {key: gradient.numpy() for key, gradient in zip(names, run(), strict=True)}
+
+    return Contender(name, threads, run, torch.set_num_threads, outputs)
+
+
+class LastStateClassifier(nn.Module):
+    """LSTM and a linear layer on the top layer's final hidden state."""
+
+    def __init__(self, input_size: int, hidden_size: int, n_classes: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(input_size, hidden_size, batch_first=True)
+        self.head = nn.Linear(hidden_size, n_classes)
+
+    def forward(self, x: torch.Tensor | PackedSequence) -> torch.Tensor:
+        return self.head(self.lstm(x)[1][0][-1])
+
+
+def _fit(problem: Problem, threads: int) -> Contender:
+    """The plain training loop: shuffle, forward, cross-entropy, backward, clip to norm 1, Adam."""
+    case = problem.case
+    x, labels = torch.from_numpy(problem.x), torch.from_numpy(problem.labels)
+    n_classes = int(labels.max()) + 1
+
+    def run() -> None:
+        model = LastStateClassifier(case.input_size, case.hidden_size, n_classes)
+        adam = torch.optim.Adam(model.parameters())
+        for _ in range(FIT_EPOCHS):
+            for rows in torch.randperm(len(x)).split(case.batch):
+                adam.zero_grad()
+                nn.functional.cross_entropy(model(x[rows]), labels[rows]).backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                adam.step()
+
+    return Contender("torch", threads, run, torch.set_num_threads, units=FIT_EPOCHS)

@@ -1,0 +1,56 @@
+"""fastlstm: LSTM networks trained and served on CPUs.
+
+``import fastlstm`` needs numpy only. Estimators (which need scikit-learn) and every other
+public name are imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from fastlstm._version import __version__
+
+_EXPORTS = {
+    "LSTMClassifier": "fastlstm.estimators",
+    "LSTMRegressor": "fastlstm.estimators",
+    "Sequences": "fastlstm.sequences",
+    "as_sequences": "fastlstm.sequences",
+    "Model": "fastlstm.model",
+    "load": "fastlstm.model",
+    "ModelFormatError": "fastlstm.serialization",
+    "set_num_threads": "fastlstm.config",
+    "get_num_threads": "fastlstm.config",
+    "show_config": "fastlstm.config",
+}
+_SUBMODULES = frozenset(
+    (
+        "callbacks",
+        "datasets",
+        "estimators",
+        "layers",
+        "losses",
+        "network",
+        "optimizers",
+        "plotting",
+        "schedules",
+        "sequences",
+        "serialization",
+        "streaming",
+        "trainer",
+    )
+)
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f"fastlstm.{name}")
+    raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS, *_SUBMODULES})

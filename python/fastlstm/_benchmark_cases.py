@@ -1,0 +1,201 @@
+"""The benchmark's case table, and the arrays of each case.
+
+One table serves ``fastlstm bench``, the comparison with other libraries in ``bench/`` and the
+table in the README. Shapes are written time x batch x input_size x hidden_size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["CASES", "Case", "Problem", "Target", "make_problem", "select_cases"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Least ratio (time of the opponent / our time) to reach, by instruction set; None = no target."""
+
+    amx: float | None
+    avx512: float | None
+    opponent: str = "best peer"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to time.
+
+    Parameters
+    ----------
+    kind : {"step", "infer", "train", "fit"}
+        One streamed time step; a forward pass over the sequences; forward and backward pass with
+        the gradient of every weight (not of the input); one epoch of ``LSTMClassifier.fit``.
+    time, batch, input_size, hidden_size : int
+        Steps of the longest sequence, sequences, input features, units.
+    num_layers : int
+    bidirectional : bool
+    ragged : bool
+        Lengths uniform in [time / 4, time] instead of all equal to `time`.
+    rows : int
+        Only for "fit": sequences in the training set (`batch` is the size of a minibatch).
+    quick : bool
+        Part of the short selection (``--quick``).
+    targets : tuple of Target
+    """
+
+    kind: str
+    time: int
+    batch: int
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bidirectional: bool = False
+    ragged: bool = False
+    rows: int = 0
+    quick: bool = False
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """kind-TIMExBATCHxINPUTxHIDDEN and what else differs from the plain layer."""
+        parts = [self.kind, f"{self.time}x{self.batch}x{self.input_size}x{self.hidden_size}"]
+        parts += [f"{self.num_layers}layers"] if self.num_layers > 1 else []
+        parts += ["bidirectional"] if self.bidirectional else []
+        parts += ["ragged"] if self.ragged else []
+        return "-".join(parts)
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def parameter_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Names (PyTorch's) and shapes of the layer's weights, in PyTorch's order."""
+        shapes: list[tuple[str, tuple[int, ...]]] = []
+        rows = 4 * self.hidden_size
+        for layer, suffix in itertools.product(range(self.num_layers), ("", "_reverse")[: self.directions]):
+            width = self.layer_input(layer)
+            shapes += [(f"weight_ih_l{layer}{suffix}", (rows, width))]
+            shapes += [(f"weight_hh_l{layer}{suffix}", (rows, self.hidden_size))]
+            shapes += [(f"bias_{part}_l{layer}{suffix}", (rows,)) for part in ("ih", "hh")]
+        return shapes
+
+    def layer_input(self, layer: int) -> int:
+        """Features that go into one layer of the stack."""
+        return self.input_size if layer == 0 else self.directions * self.hidden_size
+
+    def flops(self, steps: int) -> float:
+        """Multiply-adds, counted as two, of the matrix products over `steps` real steps of all sequences."""
+        total = 0
+        for layer in range(self.num_layers):
+            from_input, recurrent = self.layer_input(layer), self.hidden_size
+            total += from_input + recurrent
+            if self.kind in ("train", "fit"):  # weights, hidden state, layer below
+                total += from_input + 2 * recurrent + (from_input if layer else 0)
+        return 2.0 * 4 * self.hidden_size * self.directions * steps * total
+
+
+def _pair(amx: float, avx512: float | None = None) -> tuple[Target, ...]:
+    return (Target(amx, amx if avx512 is None else avx512),)
+
+
+CASES: tuple[Case, ...] = (
+    Case("step", 1, 1, 16, 32, quick=True, targets=_pair(10)),
+    Case("step", 1, 1, 64, 128, quick=True, targets=_pair(5)),
+    Case("step", 1, 1, 256, 256, targets=_pair(2.8)),
+    Case("step", 1, 1, 512, 1024),
+    Case("infer", 100, 1, 16, 32, quick=True, targets=_pair(2.2)),
+    Case("infer", 100, 1, 64, 128, quick=True, targets=_pair(1.5)),
+    Case("infer", 100, 1, 256, 256, targets=_pair(1.45)),
+    Case("infer", 100, 1, 512, 1024, targets=_pair(1.05)),
+    Case("infer", 100, 8, 64, 128, targets=_pair(1.3, 1.1)),
+    Case("infer", 100, 32, 64, 128, quick=True, targets=_pair(2.2, 1.1)),
+    Case("infer", 100, 128, 64, 256, targets=_pair(2.2, 1.1)),
+    Case("infer", 50, 64, 512, 1024, targets=_pair(1.8, 1.1)),
+    Case("infer", 100, 32, 64, 128, ragged=True),
+    Case("infer", 100, 32, 64, 128, num_layers=2, bidirectional=True),
+    Case("train", 100, 32, 16, 32, quick=True),
+    Case("train", 100, 32, 64, 128, quick=True, targets=_pair(2.5, 1.3)),
+    Case("train", 100, 128, 64, 256, targets=_pair(3, 1.3)),
+    Case("train", 50, 64, 512, 1024, targets=_pair(2, 1.3)),
+    Case("train", 28, 64, 28, 128),
+    Case("train", 100, 32, 64, 128, num_layers=2, bidirectional=True, targets=_pair(4, 2.5)),
+    Case("train", 100, 32, 64, 128, ragged=True),
+    Case(
+        *("train", 400, 64, 40, 128),
+        ragged=True,
+        targets=(Target(20, 15, "torch packed"), Target(1.5, 1.2, "torch padded x fill rate")),
+    ),
+    Case("fit", 20, 32, 12, 32, rows=270, quick=True, targets=_pair(5)),
+)
+
+
+def select_cases(pattern: str | None = None, *, quick: bool = False) -> list[Case]:
+    """Cases whose name contains a match of the regular expression `pattern`.
+
+    Parameters
+    ----------
+    pattern : str or None
+        Searched in :attr:`Case.name`; None selects every case.
+    quick : bool
+        Keep the short selection only.
+
+    Raises
+    ------
+    ValueError
+        If `pattern` is not a regular expression, or if no case is left.
+    """
+    try:
+        expression = re.compile(pattern or "")
+    except re.error as error:
+        raise ValueError(f"filter {pattern!r} is not a regular expression: {error}") from None
+    cases = [case for case in CASES if expression.search(case.name) and (case.quick or not quick)]
+    if not cases:
+        raise ValueError(f"no case matches the filter {pattern!r}; --list shows the names")
+    return cases
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The arrays of a case, the same for everyone who is timed.
+
+    ``x`` is (batch, time, input_size), for "fit" (rows, time, input_size), zero beyond each
+    length; ``dy`` is the gradient of the output, (batch, time, directions * hidden_size), zero
+    beyond each length; ``weights`` has PyTorch's names and shapes.
+    """
+
+    case: Case
+    x: np.ndarray
+    lengths: np.ndarray
+    weights: dict[str, np.ndarray]
+    dy: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(batch, time) bool: the real steps."""
+        return np.arange(self.case.time) < self.lengths[:, None]
+
+    @property
+    def steps(self) -> int:
+        """Real time steps of all sequences together."""
+        return int(self.lengths.sum())
+
+
+def make_problem(case: Case, seed: int = 0) -> Problem:
+    """Random inputs and weights for `case`, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    n_sequences = case.rows or case.batch
+    low = max(1, case.time // 4) if case.ragged else case.time
+    lengths = rng.integers(low, case.time + 1, n_sequences)
+    mask = np.arange(case.time) < lengths[:, None]
+    x = rng.standard_normal((n_sequences, case.time, case.input_size), np.float32)
+    dy = rng.standard_normal((n_sequences, case.time, case.directions * case.hidden_size), np.float32)
+    bound = case.hidden_size**-0.5
+    weights = {
+        name: rng.uniform(-bound, bound, shape).astype(np.float32) for name, shape in case.parameter_shapes()
+    }
+    labels = rng.integers(0, 9, n_sequences)
+    return Problem(case, x * mask[..., None], lengths, weights, dy * mask[..., None], labels)

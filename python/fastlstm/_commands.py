@@ -1,0 +1,322 @@
+"""What the commands of ``fastlstm`` do. Each function takes the parsed arguments and returns plain data."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastlstm.cli import HYPERPARAMETERS
+from fastlstm.datasets import SequenceData, load_japanese_vowels, load_sequences
+from fastlstm.model import Model, Normalization, load
+from fastlstm.sequences import Sequences, as_sequences
+
+Facts = dict[str, Any]
+
+
+def _printer(arguments: argparse.Namespace) -> Any:
+    """`print`, or nothing where the output is JSON or is to be quiet."""
+    silent = arguments.json or getattr(arguments, "quiet", False)
+    return (lambda *_: None) if silent else print
+
+
+def _verbosity(arguments: argparse.Namespace) -> int:
+    """A live bar on a terminal, else one line an epoch, else nothing."""
+    if arguments.json or getattr(arguments, "quiet", False):
+        return 0
+    return 2 if sys.stdout.isatty() else 1
+
+
+# ------------------------------------------------------------------------------------------- demo
+
+
+def demo(arguments: argparse.Namespace) -> Facts:
+    """Train on Japanese Vowels, score on held-out data, save the model, load it again."""
+    from fastlstm.estimators import LSTMClassifier
+
+    say = _printer(arguments)
+    folder = Path(arguments.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = load_japanese_vowels()
+    lengths = [len(x) for x in data.X_train + data.X_test]
+    say(
+        f"Who is speaking? {len(data.X_train)} training and {len(data.X_test)} test recordings of"
+        f" {len(data.target_names)} speakers,\n{data.X_train[0].shape[1]} channels,"
+        f" {min(lengths)} to {max(lengths)} time steps (Japanese Vowels, UCI)\n"
+    )
+    train, test = (as_sequences(X, dtype=np.float64) for X in (data.X_train, data.X_test))
+    estimator = LSTMClassifier(
+        hidden_size=64,
+        learning_rate_init=3e-3,
+        max_iter=60,
+        batch_size=32,
+        random_state=arguments.random_state,
+        verbose=_verbosity(arguments),
+    )
+    facts, model = _fit(estimator, train, data.y_train, standardize=True)
+    facts |= _assess(model, test, data.y_train, data.y_test)
+    say("\n" + _summary(facts))
+    facts["model"] = str(folder / "model.safetensors")
+    model.save(facts["model"])
+    facts["picture"] = _demo_picture(folder / "training.png", estimator, model, data, say)
+    same = bool((load(facts["model"]).predict(data.X_test) == model.predict(data.X_test)).all())
+    facts["loaded_model_agrees"] = same
+    if not same:
+        raise RuntimeError(f"the model loaded from {facts['model']} predicts something else")
+    say(
+        f"model: {facts['model']}\nfastlstm.load({facts['model']!r}).predict gives the same"
+        f" {len(test)} predictions, with numpy alone"
+    )
+    return facts
+
+
+def _demo_picture(path: Path, estimator: Any, model: Model, data: Any, say: Any) -> str | None:
+    """Write the picture where matplotlib is installed, else draw the curve as text."""
+    if importlib.util.find_spec("matplotlib") is None:
+        from fastlstm.plotting import TrainingCurveDisplay
+
+        say("\n" + TrainingCurveDisplay(estimator.loss_curve_).text() + "\n")
+        return None
+    from fastlstm.plotting import save_report
+
+    save_report(path, estimator, data.y_test, model.predict(data.X_test), title="Japanese Vowels")
+    say(f"picture: {path}")
+    return str(path)
+
+
+# ------------------------------------------------------------------------------------------- train
+
+
+def train(arguments: argparse.Namespace) -> Facts:
+    """Read data, hold a part out, fit, score, save."""
+    say = _printer(arguments)
+    options = {"target": arguments.target, "id": arguments.id, "time": arguments.time}
+    data = load_sequences(arguments.data, features=arguments.features, **options)
+    if data.y is None:
+        raise ValueError(f"{arguments.data}: there is nothing to predict; name the column with --target")
+    estimator, task = _estimator(arguments, data.y)
+    X, y = as_sequences(data.X, dtype=np.float64), _targets(data.y, task)
+    if arguments.test is None:
+        kept, held_out = _split(y, task, arguments.hold_out, arguments.random_state)
+        X, test_X, y, test_y = X[kept], X[held_out], y[kept], y[held_out]
+    else:
+        other = load_sequences(arguments.test, features=data.feature_names, **options)
+        test_X, test_y = as_sequences(other.X, dtype=np.float64), _targets(other.y, task)
+    say(f"{task}: {len(X)} training and {len(test_X)} held-out sequences, {X.n_features} features")
+    facts, model = _fit(estimator, X, y, standardize=arguments.standardize)
+    model.extra["data"] = {**options, "features": data.feature_names}
+    model.save(arguments.out)
+    facts |= {"task": task, "model": str(arguments.out)}
+    if len(test_X):
+        facts |= _assess(model, test_X, y, test_y)
+    say(_summary(facts) + f"\nmodel: {arguments.out}")
+    if arguments.plot:
+        facts["picture"] = _train_picture(arguments.plot, estimator, model, test_X, test_y)
+    return facts
+
+
+def _estimator(arguments: argparse.Namespace, y: NDArray[Any]) -> tuple[Any, str]:
+    """The unfitted estimator with the given hyper-parameters, and the task."""
+    from fastlstm.estimators import LSTMClassifier, LSTMRegressor
+
+    task = arguments.task
+    if task == "auto":
+        task = "regress" if y.dtype.kind == "f" or y.ndim > 1 else "classify"
+    kind = LSTMClassifier if task == "classify" else LSTMRegressor
+    given = {name: getattr(arguments, name) for name, _, _ in HYPERPARAMETERS}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in sorted(given.keys() - kind().get_params().keys()):
+        raise ValueError(f"--{name.replace('_', '-')} is no option of {kind.__name__} (--task {task})")
+    return kind(**given, verbose=_verbosity(arguments)), task
+
+
+def _targets(y: NDArray[Any] | None, task: str) -> NDArray[Any]:
+    if y is None:
+        raise ValueError("the held-out file has no targets")
+    if task == "regress":
+        try:
+            return y.astype(np.float64)
+        except ValueError:
+            raise ValueError("the target holds text; use --task classify") from None
+    return y.astype(np.int64) if y.dtype.kind == "f" and (y == np.floor(y)).all() else y
+
+
+def _split(
+    y: NDArray[Any], task: str, share: float, seed: int | None
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows to train on and rows held out, the classes in equal shares where they are large enough."""
+    rows = np.arange(len(y))
+    if share == 0:
+        return rows, rows[:0]
+    from sklearn.model_selection import train_test_split
+
+    options: Facts = {"test_size": share, "random_state": seed}
+    if task == "classify":
+        try:
+            kept, held_out = train_test_split(rows, stratify=y, **options)
+            return np.sort(kept), np.sort(held_out)
+        except ValueError:  # a class is too small to be split
+            pass
+    kept, held_out = train_test_split(rows, **options)
+    return np.sort(kept), np.sort(held_out)
+
+
+def _train_picture(path: str, estimator: Any, model: Model, X: Sequences, y: NDArray[Any]) -> str:
+    if not len(X):
+        raise ValueError("--plot needs held-out sequences: --hold-out above 0, or --test")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--plot needs matplotlib: pip install 'fastlstm[plot]'")
+    from fastlstm.plotting import save_report
+
+    save_report(path, estimator, y, model.predict(X))
+    return path
+
+
+def _fit(estimator: Any, X: Sequences, y: NDArray[Any], *, standardize: bool) -> tuple[Facts, Model]:
+    """Fit on (standardised) sequences; the model holds the standardisation."""
+    normalization = Normalization.of(X) if standardize else None
+    started = time.perf_counter()
+    estimator.fit(X if normalization is None else normalization.apply(X), y)
+    seconds = time.perf_counter() - started
+    bare = estimator._model()
+    model = Model(bare.network, bare.decision, normalization=normalization, extra=bare.extra)
+    facts = {
+        "n_train": len(X),
+        "n_features": X.n_features,
+        "epochs": int(estimator.n_iter_),
+        "seconds": seconds,
+        "loss": float(estimator.loss_),
+        "n_parameters": model.network.n_parameters,
+    }
+    return facts, model
+
+
+def _assess(model: Model, X: Sequences, y_train: NDArray[Any], y: NDArray[Any]) -> Facts:
+    """Score on held-out data, beside that of always predicting the same."""
+    predicted = model.predict(X)
+    if model.kind == "classifier":
+        labels, counts = np.unique(y, return_counts=True, axis=0)
+        return {
+            "n_test": len(X),
+            "score_name": "accuracy",
+            "score": _share_right(predicted, y),
+            "baseline_name": "always their most frequent label",
+            "baseline": _share_right(np.broadcast_to(labels[counts.argmax()], y.shape), y),
+        }
+    return {
+        "n_test": len(X),
+        "score_name": "root mean squared error",
+        "score": _rmse(predicted, y),
+        "baseline_name": "always the mean",
+        "baseline": _rmse(y_train.mean(axis=0), y),
+    }
+
+
+def _share_right(predicted: NDArray[Any], y: NDArray[Any]) -> float:
+    return float(np.mean((predicted == y).reshape(len(y), -1).all(axis=1)))
+
+
+def _rmse(predicted: NDArray[Any], y: NDArray[Any]) -> float:
+    return float(np.sqrt(np.mean((predicted - y) ** 2)))
+
+
+def _summary(facts: Mapping[str, Any]) -> str:
+    lines = [f"trained {facts['epochs']} epochs in {facts['seconds']:.1f} s, loss {facts['loss']:.4g}"]
+    if "score" in facts:
+        lines.append(
+            f"held-out {facts['score_name']} {facts['score']:.4g} on {facts['n_test']} sequences"
+            f" ({facts['baseline_name']}: {facts['baseline']:.4g})"
+        )
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------------- predict
+
+
+def predict(arguments: argparse.Namespace) -> Facts:
+    """Predict every sequence of a file; CSV goes to stdout or to a file."""
+    model = load(arguments.model)
+    if arguments.proba and model.kind != "classifier":
+        raise ValueError("--proba needs a classifier, and this model is a regressor")
+    data = _load_for(model, arguments)
+    X = as_sequences(data.X, dtype=np.float64)
+    columns: dict[str, Any] = {"id": data.ids, **_predictions(model, X)}
+    if arguments.proba:
+        probabilities = model.predict_proba(X)
+        columns |= {f"p({label})": probabilities[:, k] for k, label in enumerate(model.classes_.tolist())}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*map(_plain, columns.values()), strict=True)]
+    if arguments.out:
+        with open(arguments.out, "w", encoding="utf-8", newline="") as file:
+            _write_csv(file, list(columns), rows)
+    elif not arguments.json:
+        _write_csv(sys.stdout, list(columns), rows)
+    return {"model": arguments.model, "n": len(X), "predictions": rows}
+
+
+def _plain(values: Any) -> list[Any]:
+    return np.asarray(values).tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+def _load_for(model: Model, arguments: argparse.Namespace) -> SequenceData:
+    """The data, read as those of the training were unless the arguments say otherwise."""
+    stored = model.extra.get("data")
+    stored = stored if isinstance(stored, dict) else {}
+    id = arguments.id or stored.get("id")
+    features = arguments.features or (stored.get("features") if id else None)
+    return load_sequences(
+        arguments.data,
+        target=stored.get("target"),
+        id=id,
+        time=arguments.time or (stored.get("time") if id else None),
+        features=features,
+        require_target=False,
+    )
+
+
+def _predictions(model: Model, X: Sequences) -> dict[str, NDArray[Any]]:
+    """Columns of predictions, named after the targets where there are several."""
+    predicted = model.predict(X)
+    if predicted.ndim == 1:
+        return {"prediction": predicted}
+    names = (model.extra.get("data") or {}).get("target") or []
+    if len(names) != predicted.shape[1]:
+        names = [str(index) for index in range(predicted.shape[1])]
+    return {f"prediction({name})": predicted[:, index] for index, name in enumerate(names)}
+
+
+def _write_csv(file: TextIO, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+# ------------------------------------------------------------------------------------------- info
+
+
+def info(arguments: argparse.Namespace) -> Facts:
+    """What a model file holds, or how this installation is set up."""
+    from fastlstm.config import config
+
+    facts = load(arguments.model).info if arguments.model else config()
+    if not arguments.json:
+        _print_facts(facts)
+    return facts
+
+
+def _print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
+    width = max(map(len, facts), default=0)
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            print(f"{indent}{key}")
+            _print_facts(value, indent + "  ")
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            print(f"{indent}{key:<{width}}  {shown}")

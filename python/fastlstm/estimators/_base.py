@@ -1,0 +1,433 @@
+"""What the estimators share: input checks, the fit, and the attributes that scikit-learn users expect.
+
+An estimator encodes its targets, builds a network and hands both to the trainer; after that, `predict`
+is one pass of the network and a decision (`fastlstm.decision`) that a loaded model takes in the same way.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABCMeta, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import train_test_split
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from fastlstm.callbacks import ScikitLearnCallbacks
+from fastlstm.decision import Decision
+from fastlstm.estimators._compat import CallbackSupportMixin
+from fastlstm.estimators._data import (
+    check_same_length,
+    check_weights,
+    frame_columns,
+    is_table,
+    merge_equal_rows,
+    n_threads,
+    random_generator,
+)
+from fastlstm.estimators._params import (
+    Boolean,
+    Choice,
+    Instance,
+    Nothing,
+    Number,
+    Only,
+    Rule,
+    check_parameters,
+)
+from fastlstm.layers import LSTM
+from fastlstm.losses import Loss
+from fastlstm.network import POOLINGS, SequenceNetwork
+from fastlstm.optimizers import Optimizer, get_optimizer
+from fastlstm.schedules import Schedule, get_schedule
+from fastlstm.sequences import Sequences, as_sequences
+from fastlstm.trainer import Trainer
+
+if TYPE_CHECKING:
+    from fastlstm.model import Model
+    from fastlstm.trainer import History
+
+_DTYPES = {"float32": np.float32, "float64": np.float64}
+_ARCHITECTURE = (
+    "hidden_size",
+    "num_layers",
+    "cell",
+    "bidirectional",
+    "dropout",
+    "recurrent_dropout",
+    "pooling",
+    "precision",
+)
+_COUNT = Number(1, integer=True)
+_SHARE = Number(0.0, 1.0)
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "hidden_size": (_COUNT,),
+    "num_layers": (_COUNT,),
+    "cell": (Choice(("lstm", "rnn")),),
+    "bidirectional": (Boolean(),),
+    "dropout": (_SHARE,),
+    "recurrent_dropout": (Only(0.0, "no cell drops recurrent connections yet"),),
+    "pooling": (Choice(POOLINGS),),
+    "solver": (
+        Choice(("adam", "adamw", "nadam", "rmsprop", "sgd")),
+        Instance((Optimizer,), "an Optimizer of fastlstm.optimizers"),
+    ),
+    "learning_rate_init": (Number(0.0, low_open=True),),
+    "learning_rate": (
+        Choice(("constant", "step", "cosine", "one_cycle", "on_plateau", "warm_up")),
+        Instance((Schedule,), "a Schedule of fastlstm.schedules"),
+    ),
+    "batch_size": (_COUNT,),
+    "max_iter": (_COUNT,),
+    "tol": (Number(0.0),),
+    "n_iter_no_change": (_COUNT, Number(math.inf, high_open=False)),
+    "early_stopping": (Boolean(),),
+    "validation_fraction": (Number(0.0, 1.0, low_open=True),),
+    "alpha": (Number(0.0),),
+    "clip_norm": (Number(0.0, low_open=True), Nothing()),
+    "shuffle": (Boolean(),),
+    "precision": (Choice(tuple(_DTYPES)),),
+    "n_jobs": (Number(1, integer=True), Number(high=-1, high_open=False, integer=True), Nothing()),
+    "device": (Choice(("cpu",)),),
+    "warm_start": (Boolean(),),
+    "callbacks": (Instance((list, tuple), "a list of callbacks"), Nothing()),
+    "verbose": (Number(0, integer=True), Boolean()),
+}
+
+
+class Encoded(NamedTuple):
+    """Training data as the network takes it: n sequences, their targets and weights."""
+
+    seqs: Sequences
+    targets: NDArray[Any]
+    weights: NDArray[np.float64] | None
+
+    def rows(self, index: NDArray[Any]) -> Encoded:
+        """The rows of an index array."""
+        weights = None if self.weights is None else self.weights[index]
+        return Encoded(self.seqs[index], self.targets[index], weights)
+
+
+class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
+    """Base class of the estimators: `fit` in terms of what a subclass says about its targets."""
+
+    _rules: ClassVar[dict[str, tuple[Rule, ...]]] = RULES
+
+    # ---------------------------------------------------------------- what a subclass defines
+
+    @abstractmethod
+    def _check_y(self, y: Any, name: str) -> NDArray[Any]:
+        """Checked `y`, one row per sequence."""
+
+    @abstractmethod
+    def _encode_fit(
+        self, y: NDArray[Any], weights: NDArray[np.float64] | None, known: Decision | None, classes: Any
+    ) -> tuple[NDArray[Any], NDArray[np.float64] | None, Decision]:
+        """Targets (n, ...), weights and decision from checked `y`; `known` is a decision to continue with."""
+
+    @abstractmethod
+    def _encode_eval(self, y: NDArray[Any], decision: Decision, name: str) -> NDArray[Any]:
+        """Targets of an evaluation set, for a decision that is known."""
+
+    @abstractmethod
+    def _loss(self, decision: Decision) -> Loss:
+        """The loss to train with."""
+
+    @abstractmethod
+    def _validation_score(
+        self, outputs: NDArray[Any], targets: NDArray[Any], weights: NDArray[Any] | None
+    ) -> float:
+        """Score of raw outputs, of which more is better."""
+
+    # ---------------------------------------------------------------- fit
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        lengths: ArrayLike | None,
+        sample_weight: ArrayLike | None,
+        eval_set: Any = None,
+        *,
+        incremental: bool = False,
+        classes: Any = None,
+    ) -> Any:
+        check_parameters(type(self).__name__, self.get_params(deep=False), self._rules)
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but the target y is None."
+            )
+        fresh = not self.__sklearn_is_fitted__() or not (self.warm_start or incremental)
+        if not fresh:
+            self._check_architecture()
+        data, decision = self._encode(X, y, lengths, sample_weight, fresh, classes)
+        self._check_features(X, data.seqs, lengths, reset=fresh)
+        if fresh:
+            self._start(data.seqs.n_features, decision)
+        data, validation = self._validation(data, eval_set, incremental)
+        callbacks = [*(self.callbacks or ()), *self._scikit_learn_callbacks(X, y)]
+        self._train(data, validation, incremental, callbacks)
+        return self
+
+    def _encode(
+        self, X: Any, y: Any, lengths: Any, sample_weight: Any, fresh: bool, classes: Any
+    ) -> tuple[Encoded, Decision]:
+        """Checked training data, without the rows of weight zero."""
+        seqs = as_sequences(X, lengths, dtype=self._dtype)
+        y = self._check_y(y, "y")
+        check_same_length(len(seqs), y, "y")
+        weights = check_weights(sample_weight, len(seqs))
+        if weights is not None and not weights.all():
+            present = np.flatnonzero(weights)
+            seqs, y, weights = seqs[present], y[present], weights[present]
+        targets, weights, decision = self._encode_fit(y, weights, None if fresh else self._decision, classes)
+        return Encoded(seqs, targets, weights), decision
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(_DTYPES[self.precision])
+
+    def _start(self, n_features: int, decision: Decision) -> None:
+        """New network and empty records."""
+        self._rng = random_generator(self.random_state)
+        encoder = LSTM(
+            n_features,
+            self.hidden_size,
+            self.num_layers,
+            cell=self.cell,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout if self.num_layers > 1 else 0.0,
+            dtype=self.precision,
+            random_state=self._rng,
+        )
+        self.network_ = SequenceNetwork(
+            encoder,
+            decision.n_outputs,
+            pooling=self.pooling,
+            head_dropout=self.dropout,
+            random_state=self._rng,
+        )
+        self._decision = decision
+        self._architecture = {name: getattr(self, name) for name in _ARCHITECTURE}
+        self._optimizer: Optimizer | None = None
+        self.n_iter_ = 0
+        self.t_ = 0
+        self.loss_curve_: list[float] = []
+        self.validation_scores_: list[float] | None = None
+
+    def _check_architecture(self) -> None:
+        """Raise ValueError if the network to continue with is not the one that the parameters describe."""
+        for name, value in self._architecture.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} was {value!r} when training started and is {getattr(self, name)!r} now: "
+                    "to continue from the same network, set it back; to start anew, fit without warm_start"
+                )
+
+    def _validation(self, data: Encoded, eval_set: Any, incremental: bool) -> tuple[Encoded, Encoded | None]:
+        """Data to train on, and to validate on: `eval_set`, or a part held out, or nothing."""
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        if eval_set is not None:
+            return data, self._encode_eval_set(eval_set)
+        if not self.early_stopping:
+            return data, None
+        stratify = data.targets if self._decision.kind in ("binary", "multiclass") else None
+        train, held_out = train_test_split(
+            np.arange(len(data.seqs)),
+            test_size=self.validation_fraction,
+            stratify=stratify,
+            random_state=int(self._rng.integers(2**31)),
+        )
+        if len(held_out) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        return data.rows(np.sort(train)), data.rows(np.sort(held_out))
+
+    def _encode_eval_set(self, eval_set: Any) -> Encoded:
+        if isinstance(eval_set, list) and len(eval_set) == 1:
+            eval_set = eval_set[0]
+        if not isinstance(eval_set, tuple) or len(eval_set) != 2:
+            raise ValueError("eval_set must be a tuple (X, y); make X with as_sequences to give lengths")
+        X, y = eval_set
+        seqs = as_sequences(X, dtype=self._dtype, name="eval_set[0]")
+        self._check_features(X, seqs, None, reset=False)
+        y = self._check_y(y, "eval_set[1]")
+        check_same_length(len(seqs), y, "eval_set[1]")
+        return Encoded(seqs, self._encode_eval(y, self._decision, "eval_set[1]"), None)
+
+    def _scikit_learn_callbacks(self, X: Any, y: Any) -> list[ScikitLearnCallbacks]:
+        """Bridge to the callbacks that `set_callbacks`, or a meta-estimator, has set."""
+        if not getattr(self, "_skl_callbacks", None):
+            return []
+        context = self._init_callback_context(max_subtasks=self.max_iter)
+        return [ScikitLearnCallbacks(context, lambda: {"history_": None}, X=X, y=y)]
+
+    def _train(
+        self, data: Encoded, validation: Encoded | None, incremental: bool, callbacks: list[Any]
+    ) -> None:
+        n_rows = len(data.seqs)
+        self.network_.encoder.n_threads = n_threads(self.n_jobs)
+        if self.shuffle and n_rows <= self.batch_size:
+            data = Encoded(*merge_equal_rows(*data))
+        if self._optimizer is None or not incremental:
+            self._optimizer = self._new_optimizer()
+        trainer = self._new_trainer(self._optimizer, incremental, callbacks)
+        arguments = (self.network_, *data, self._loss(self._decision))
+        if incremental:
+            history = trainer.partial_fit(*arguments, estimator=self)
+        else:
+            scored = None if validation is None else (*validation, self._validation_score)
+            history = trainer.fit(*arguments, validation=scored, estimator=self)
+        self._record(history, n_rows, incremental)
+
+    def _new_optimizer(self) -> Optimizer:
+        if isinstance(self.solver, Optimizer):
+            return copy.deepcopy(self.solver)
+        hyper = {"momentum": 0.9, "nesterov": True} if self.solver == "sgd" else {}
+        return get_optimizer(self.solver, **hyper)
+
+    def _new_trainer(self, optimizer: Optimizer, incremental: bool, callbacks: list[Any]) -> Trainer:
+        schedule = "constant" if incremental else copy.deepcopy(self.learning_rate)
+        return Trainer(
+            optimizer,
+            learning_rate_init=self.learning_rate_init,
+            schedule=get_schedule(schedule),
+            batch_size=self.batch_size,
+            max_iter=1 if incremental else self.max_iter,
+            tol=self.tol,
+            n_iter_no_change=self.n_iter_no_change,
+            early_stopping=self.early_stopping,
+            alpha=self.alpha,
+            clip_norm=self.clip_norm,
+            shuffle=self.shuffle,
+            random_state=None if self._resumes_unseeded(incremental) else self._rng,
+            verbose=int(self.verbose),
+            callbacks=callbacks,
+            checkpoint_dir=None if incremental else self.checkpoint_dir,
+        )
+
+    def _resumes_unseeded(self, incremental: bool) -> bool:
+        """Whether the seed may come from a checkpoint, because the user gave none."""
+        return self.random_state is None and self.checkpoint_dir is not None and not incremental
+
+    def _record(self, history: History, n_rows: int, incremental: bool) -> None:
+        """Set the fitted attributes from what the trainer did."""
+        self.history_ = history
+        self.n_iter_ = history.n_iter + (self.n_iter_ if incremental else 0)
+        self.t_ += n_rows * history.n_iter
+        self.loss_curve_ = [*self.loss_curve_, *history.loss_curve]
+        self.loss_ = self.loss_curve_[-1] if self.loss_curve_ else np.nan
+        self.best_loss_ = min(self.loss_curve_, default=np.nan)
+        if history.validation_scores:
+            self.validation_scores_ = [*(self.validation_scores_ or []), *history.validation_scores]
+        scores = self.validation_scores_
+        self.best_validation_score_ = None if scores is None else max(scores)
+
+    # ---------------------------------------------------------------- features
+
+    def _check_features(self, X: Any, seqs: Sequences, lengths: Any, *, reset: bool) -> None:
+        """Set (`reset`) or check the number and the names of the features."""
+        table = lengths is None and is_table(X)
+        if reset:
+            self._fitted_on_table = table
+        if table and self._fitted_on_table:
+            validate_data(self, X, reset=reset, skip_check_array=True)
+        elif reset:
+            self._set_features(X, seqs)
+        else:
+            self._compare_features(X, seqs)
+
+    def _set_features(self, X: Any, seqs: Sequences) -> None:
+        self.n_features_in_ = seqs.n_features
+        names = frame_columns(X)
+        if names is not None:
+            self.feature_names_in_ = np.array(names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    def _compare_features(self, X: Any, seqs: Sequences) -> None:
+        expected = self.network_.encoder.input_size
+        if seqs.n_features != expected:
+            raise ValueError(
+                f"X has {seqs.n_features} features, but {type(self).__name__} "
+                f"is expecting {expected} features as input."
+            )
+        names = None if self._fitted_on_table else frame_columns(X)
+        if names is not None and names != list(getattr(self, "feature_names_in_", names)):
+            raise ValueError(
+                "The feature names should match those that were passed during fit: "
+                f"expected {list(self.feature_names_in_)}, got {names}."
+            )
+
+    # ---------------------------------------------------------------- after fit
+
+    def _raw_outputs(self, X: Any, lengths: ArrayLike | None) -> NDArray[Any]:
+        """Outputs of the network (n, n_outputs) for checked input."""
+        check_is_fitted(self)
+        seqs = as_sequences(X, lengths, dtype=self.network_.dtype)
+        self._check_features(X, seqs, lengths, reset=False)
+        self.network_.encoder.n_threads = n_threads(self.n_jobs)
+        return self.network_.predict(seqs)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        optimizer = self.__dict__.get("_optimizer")
+        if optimizer is not None:  # arrays that came from a read-only memory map become our own
+            optimizer.load_state_dict(optimizer.state_dict())
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "history_")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = True
+        return tags
+
+    def _model(self) -> Model:
+        """The fitted network and its decision, without the estimator."""
+        from fastlstm.model import Model
+
+        check_is_fitted(self)
+        return Model(self.network_, self._decision, extra={"estimator": type(self).__name__})
+
+    def save(self, path: Any) -> None:
+        """Write the fitted model to a safetensors file, for `fastlstm.load`.
+
+        Parameters
+        ----------
+        path : str or path-like
+            File to create or replace; it is complete or untouched at any time.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        OSError
+            If the file cannot be written.
+        """
+        self._model().save(path)
+
+    def stream(self, n_streams: int = 1) -> Any:
+        """Predict one time step at a time, for `n_streams` independent sequences that advance together.
+
+        Parameters
+        ----------
+        n_streams : int, default=1
+            Number of sequences.
+
+        Returns
+        -------
+        fastlstm.streaming.Stream
+            ``step(x_t)`` with x_t of shape (n_streams, n_features) gives what `predict` would give for
+            the sequences so far.
+        """
+        return self._model().stream(n_streams)

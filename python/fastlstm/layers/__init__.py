@@ -1,0 +1,12 @@
+"""Trainable layers on the C kernels.
+
+A layer keeps its parameters in one flat array with read-only views under PyTorch's names, so that an optimiser makes one
+pass over all of them and weights compare with PyTorch's directly.
+"""
+
+from fastlstm.layers.dense import Dense
+from fastlstm.layers.dropout import Dropout
+from fastlstm.layers.embedding import Embedding
+from fastlstm.layers.recurrent import LSTM, RNN
+
+__all__ = ["LSTM", "RNN", "Dense", "Dropout", "Embedding"]

@@ -1,0 +1,147 @@
+"""Parameters of a layer: one flat array, one flat gradient, named views."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def as_generator(random_state: Any) -> np.random.Generator:
+    """Random generator from None, an int, a Generator or a RandomState."""
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    if isinstance(random_state, np.random.RandomState):
+        return np.random.default_rng(random_state.randint(2**31 - 1))
+    return np.random.default_rng(random_state)
+
+
+def as_dtype(dtype: Any) -> np.dtype:
+    """float32 or float64; anything else is a ValueError."""
+    found = np.dtype(dtype)
+    if found not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    return found.newbyteorder("=")
+
+
+def as_size(value: Any, name: str) -> int:
+    """A positive integer; anything else is a TypeError or ValueError naming the argument."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)
+
+
+def as_real_array(x: Any, dtype: np.dtype, name: str) -> np.ndarray:
+    """C-contiguous array of `dtype` from any real numeric array; a TypeError for complex, object or text."""
+    array = np.asarray(x)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers, got an array of dtype {array.dtype}")
+    return np.ascontiguousarray(array, dtype)
+
+
+class Parameterized:
+    """Base of the layers. A subclass sets `parameter_shapes` and `dtype`, then calls `_allocate`."""
+
+    parameter_shapes: list[tuple[str, tuple[int, ...]]]
+    dtype: np.dtype
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of scalar parameters."""
+        return sum(math.prod(shape) for _, shape in self.parameter_shapes)
+
+    @property
+    def flat(self) -> np.ndarray:
+        """All parameters, 1-D and writable; call :meth:`parameters_changed` after writing."""
+        return self._flat
+
+    @property
+    def flat_grads(self) -> np.ndarray:
+        """Gradient of the last backward pass, laid out as :attr:`flat`."""
+        return self._grads
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Read-only views of the parameters by name; change them with :meth:`load_parameters`."""
+        views = self._views(self._flat)
+        for view in views.values():
+            view.flags.writeable = False
+        return views
+
+    def load_parameters(self, mapping: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy arrays into the parameters.
+
+        Parameters
+        ----------
+        mapping : mapping of str to array
+            Values by parameter name, shapes as in :attr:`parameters`.
+        strict : bool, default=True
+            Refuse missing and unknown names. With False, names that the layer lacks are passed over.
+
+        Raises
+        ------
+        ValueError
+            A name is missing or unknown (`strict`), or a shape differs. Nothing is changed then.
+        """
+        views = self._views(self._flat)
+        if strict and set(mapping) != set(views):
+            missing, unknown = sorted(set(views) - set(mapping)), sorted(set(mapping) - set(views))
+            raise ValueError(f"parameters do not match the layer: missing {missing}, unknown {unknown}")
+        wanted = {name: np.asarray(mapping[name]) for name in views if name in mapping}
+        for name, value in wanted.items():
+            if value.shape != views[name].shape:
+                raise ValueError(f"{name} has shape {value.shape}; expected {views[name].shape}")
+            if value.dtype.kind not in "fiub":
+                raise TypeError(f"{name} must hold real numbers, got dtype {value.dtype}")
+        for name, value in wanted.items():
+            views[name][...] = value
+        self.parameters_changed()
+
+    def bind(self, flat: np.ndarray, grads: np.ndarray) -> None:
+        """Keep parameters and gradients in slices of larger arrays from now on (the values are copied in)."""
+        for array, name in ((flat, "flat"), (grads, "grads")):
+            if array.shape != self._flat.shape or array.dtype != self.dtype or not array.flags.c_contiguous:
+                raise ValueError(
+                    f"{name} must be a contiguous {self.dtype} array of {self._flat.size} elements, "
+                    f"got {array.dtype} of shape {array.shape}"
+                )
+        flat[...] = self._flat
+        self._flat, self._grads = flat, grads
+        self.parameters_changed()
+
+    def parameters_changed(self) -> None:
+        """To be called after writing into :attr:`flat`."""
+
+    def _allocate(self, values: np.ndarray) -> None:
+        self._flat = np.ascontiguousarray(values, self.dtype)
+        self._grads = np.zeros_like(self._flat)
+        self.parameters_changed()
+
+    def _views(self, flat: np.ndarray) -> dict[str, np.ndarray]:
+        views, at = {}, 0
+        for name, shape in self.parameter_shapes:
+            size = math.prod(shape)
+            views[name] = flat[at : at + size].reshape(shape)
+            at += size
+        return views
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments, JSON-able."""
+        raise TypeError(f"{type(self).__name__} has no configuration")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """Layer of this configuration, freshly initialised."""
+        return cls(**config)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"config": self.get_config(), "parameters": self._flat.copy()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["config"])  # type: ignore[misc]
+        self._flat[...] = state["parameters"]
+        self.parameters_changed()

@@ -1,0 +1,436 @@
+"""Recurrent layers: stacked, bidirectional, over sequences of any lengths."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastlstm import _core
+from fastlstm.layers._parameters import Parameterized, as_dtype, as_generator, as_real_array, as_size
+
+_STATE_NAMES = {"lstm": ("h", "c"), "rnn": ("h",), "rnn_relu": ("h",)}
+
+
+class Tape:
+    """What a training forward pass leaves for the backward pass. Reusable: its memory grows to the largest call."""
+
+    __slots__ = ("core", "lengths", "padded_steps", "starts", "y_starts")
+
+    def __init__(self) -> None:
+        self.core = _core.Tape()
+        self.lengths: np.ndarray
+        self.starts: np.ndarray
+        self.y_starts: np.ndarray
+        self.padded_steps = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tape holds."""
+        return self.core.nbytes
+
+
+class LSTM(Parameterized):
+    """Long short-term memory layer.
+
+    Computes, for every step of every sequence (Gers, Schmidhuber and Cummins, Neural Computation 12(10), 2000)::
+
+        i, f, o = sigmoid(W x + U h_prev + b)    g = tanh(W x + U h_prev + b)
+        c = f * c_prev + i * g                   h = o * tanh(c)
+
+    Parameters
+    ----------
+    input_size : int
+        Features per time step.
+    hidden_size : int
+        Units per layer and direction.
+    num_layers : int, default=1
+        Layers stacked on each other.
+    cell : {"lstm", "rnn", "rnn_relu"}, default="lstm"
+        Equations of a step; "rnn" is Elman's tanh(W x + U h_prev + b), "rnn_relu" the rectified one.
+    bidirectional : bool, default=False
+        Add a second direction that reads each sequence from its own end; outputs are concatenated.
+    bias : bool, default=True
+        Learn `bias_ih` and `bias_hh`.
+    dropout : float, default=0.0
+        Fraction of each layer's input dropped between layers while training: one mask per sequence.
+    dtype : {"float32", "float64"}, default="float32"
+        Type of parameters and computation.
+    random_state : None, int, numpy Generator or RandomState, default=None
+        Initialises the parameters, uniformly in ±1/sqrt(hidden_size) as PyTorch does.
+
+    Attributes
+    ----------
+    parameters : dict of str to ndarray
+        Read-only views under PyTorch's names: ``weight_ih_l0`` (gates*hidden, input), ``weight_hh_l0``
+        (gates*hidden, hidden), ``bias_ih_l0``, ``bias_hh_l0``, ..., ``_reverse`` for the second direction; gates i, f, g, o.
+    n_threads : int
+        Threads a call may use; 0 (default) = the process default.
+
+    Notes
+    -----
+    Results do not depend on the number of threads, on the amount or content of padding, on the order of the
+    sequences, or on what else is in the batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastlstm.layers import LSTM
+    >>> layer = LSTM(3, 5, random_state=0)
+    >>> y, (h, c) = layer(np.zeros((2, 7, 3)), lengths=[7, 4])
+    >>> y.shape, h.shape
+    ((2, 7, 5), (1, 2, 5))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        cell: str = "lstm",
+        bidirectional: bool = False,
+        bias: bool = True,
+        dropout: float = 0.0,
+        dtype: Any = "float32",
+        random_state: Any = None,
+    ) -> None:
+        if cell not in _STATE_NAMES:
+            raise ValueError(f"cell must be one of {sorted(_STATE_NAMES)}, got {cell!r}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
+        self.input_size = as_size(input_size, "input_size")
+        self.hidden_size = as_size(hidden_size, "hidden_size")
+        self.num_layers = as_size(num_layers, "num_layers")
+        self.cell = cell
+        self.bidirectional = bool(bidirectional)
+        self.bias = bool(bias)
+        self.dropout = float(dropout)
+        self.dtype = as_dtype(dtype)
+        self.n_threads = 0
+        self._lock = threading.Lock()
+        self._core = _core.Recurrent(
+            cell,
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            self.bidirectional,
+            self.bias,
+            self.dtype.name,
+            self.dropout,
+        )
+        self.parameter_shapes = self._core.parameter_shapes
+        bound = 1.0 / np.sqrt(self.hidden_size)
+        self._allocate(as_generator(random_state).uniform(-bound, bound, self._core.n_parameters))
+
+    @property
+    def directions(self) -> int:
+        """2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def output_size(self) -> int:
+        """Features per step of the output: hidden_size * directions."""
+        return self.hidden_size * self.directions
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the states in the order of state tuples: ("h", "c") or ("h",)."""
+        return _STATE_NAMES[self.cell]
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments, JSON-able."""
+        return {
+            "input_size": self.input_size,
+            "hidden_size": self.hidden_size,
+            "num_layers": self.num_layers,
+            "cell": self.cell,
+            "bidirectional": self.bidirectional,
+            "bias": self.bias,
+            "dropout": self.dropout,
+            "dtype": self.dtype.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> LSTM:
+        """Layer of this configuration, freshly initialised."""
+        return LSTM(**config)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "n_threads": self.n_threads}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        LSTM.__init__(self, **state["config"])
+        self._flat[...] = state["parameters"]
+        self.n_threads = state["n_threads"]
+
+    def parameters_changed(self) -> None:
+        """To be called after writing into :attr:`flat`: the next call packs the weights again."""
+        self._packed = False
+
+    def packed_core(self) -> Any:
+        """The kernel handle with current weights."""
+        if not self._packed:
+            with self._lock:
+                if not self._packed:
+                    self._core.load(self._flat)
+                    self._packed = True
+        return self._core
+
+    # ---- padded batches: the public calls ----
+
+    def __call__(
+        self, x: Any, state: Any = None, lengths: Any = None
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Run without keeping anything for a backward pass.
+
+        Parameters
+        ----------
+        x : array of shape (batch, time, input_size)
+        state : tuple of arrays of shape (num_layers * directions, batch, hidden_size), default=None
+            Initial h (and c); None, or a None entry, means zeros.
+        lengths : array of int of shape (batch,), default=None
+            Real steps of each sequence, 1 to time; what follows them is never read. None: all steps.
+
+        Returns
+        -------
+        y : ndarray of shape (batch, time, hidden_size * directions)
+            Outputs; zero after a sequence's end.
+        state : tuple of ndarray of shape (num_layers * directions, batch, hidden_size)
+            State after each sequence's last step (second direction: after its first).
+
+        Raises
+        ------
+        ValueError
+            Shapes or lengths that do not fit, with the shape that would.
+        TypeError
+            Elements that are not real numbers.
+        """
+        y, final, _ = self._padded(x, state, lengths, None)
+        return y, final
+
+    def forward(
+        self, x: Any, state: Any = None, lengths: Any = None, *, rng_key: int = 0
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Tape]:
+        """As calling the layer, with dropout (drawn from `rng_key`) and a tape for :meth:`backward`."""
+        tape = Tape()
+        y, final, _ = self._padded(x, state, lengths, tape, rng_key)
+        return y, final, tape
+
+    def backward(
+        self, tape: Tape, dy: Any, dstate: Any = None
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...], dict[str, np.ndarray]]:
+        """Back-propagate through time.
+
+        Parameters
+        ----------
+        tape : Tape
+            Of :meth:`forward`; used up by this call.
+        dy : array of shape (batch, time, hidden_size * directions) or None
+            Gradient of the loss with respect to y; entries after a sequence's end are ignored.
+        dstate : tuple of arrays shaped as the state, default=None
+            Gradient with respect to the final state; None entries are zero.
+
+        Returns
+        -------
+        dx : ndarray of shape (batch, time, input_size)
+        dstate : tuple of ndarray
+            Gradient with respect to the initial state.
+        grads : dict of str to ndarray
+            Gradients under the names of :attr:`parameters`.
+        """
+        n, steps = len(tape.lengths), tape.padded_steps
+        starts = np.arange(n, dtype=np.int64) * steps
+        if dy is not None:
+            dy = as_real_array(dy, self.dtype, "dy")
+            if dy.shape != (n, steps, self.output_size):
+                raise ValueError(f"dy has shape {dy.shape}; expected {(n, steps, self.output_size)}")
+        dstate = self._check_state(dstate, n, "dstate")
+        dx = np.zeros((n, steps, self.input_size), self.dtype)
+        grads = np.empty_like(self._flat)
+        dinitial = tuple(np.empty(self._state_shape(n), self.dtype) for _ in self.state_names)
+        self._core.backward(
+            tape.core,
+            n,
+            self._flat,
+            grads,
+            dy,
+            None if dy is None else starts,
+            dstate,
+            dx,
+            starts,
+            dinitial,
+            self.n_threads,
+        )
+        return dx, dinitial, self._views(grads)
+
+    def _padded(
+        self, x: Any, state: Any, lengths: Any, tape: Tape | None, rng_key: int = 0
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Tape | None]:
+        x = as_real_array(x, self.dtype, "x")
+        if x.ndim != 3 or x.shape[2] != self.input_size:
+            raise ValueError(f"x has shape {x.shape}; expected (batch, time, {self.input_size})")
+        n, steps, _ = x.shape
+        if n == 0 or steps == 0:
+            raise ValueError(
+                f"x has shape {x.shape}; expected at least one sequence and at least one time step"
+            )
+        lengths = self._check_lengths(lengths, n, steps)
+        starts = np.arange(n, dtype=np.int64) * steps
+        y = np.zeros((n, steps, self.output_size), self.dtype)
+        final = tuple(np.empty(self._state_shape(n), self.dtype) for _ in self.state_names)
+        core = None
+        if tape is not None:
+            tape.lengths, tape.starts, tape.y_starts, tape.padded_steps = lengths, starts, starts, steps
+            core = tape.core
+        self.packed_core().forward(
+            x,
+            starts,
+            lengths,
+            y,
+            starts,
+            self._check_state(state, n, "state"),
+            final,
+            core,
+            rng_key,
+            self.n_threads,
+        )
+        return y, final, tape
+
+    @staticmethod
+    def _check_lengths(lengths: Any, n: int, steps: int) -> np.ndarray:
+        if lengths is None:
+            return np.full(n, steps, np.int64)
+        found = np.asarray(lengths)
+        if found.dtype.kind not in "iu":
+            raise TypeError(f"lengths must be integers, got dtype {found.dtype}")
+        if found.shape != (n,):
+            raise ValueError(f"lengths has shape {found.shape}; expected ({n},), one length per sequence")
+        bad = np.flatnonzero((found < 1) | (found > steps))
+        if bad.size:
+            raise ValueError(f"lengths[{bad[0]}] is {found[bad[0]]}; expected 1 to {steps}")
+        return np.ascontiguousarray(found, np.int64)
+
+    def _state_shape(self, n: int) -> tuple[int, int, int]:
+        return (self.num_layers * self.directions, n, self.hidden_size)
+
+    def _check_state(self, state: Any, n: int, name: str) -> tuple[np.ndarray | None, ...] | None:
+        if state is None:
+            return None
+        names = self.state_names
+        if isinstance(state, np.ndarray):
+            state = (state,)
+        if len(state) != len(names):
+            raise ValueError(f"{name} has {len(state)} arrays; expected {len(names)}: {', '.join(names)}")
+        checked: list[np.ndarray | None] = []
+        for label, value in zip(names, state, strict=True):
+            if value is not None:
+                value = as_real_array(value, self.dtype, f"{name} {label}")
+                if value.shape != self._state_shape(n):
+                    raise ValueError(
+                        f"{name} {label} has shape {value.shape}; expected {self._state_shape(n)}"
+                    )
+            checked.append(value)
+        return tuple(checked)
+
+    # ---- ragged rows: what networks use; arguments are not checked beyond memory safety ----
+
+    def run(
+        self,
+        values: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        want_y: bool = True,
+        state: Sequence[np.ndarray | None] | None = None,
+    ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
+        """Inference on rows of `values` (rows, input_size): sequence b is `lengths[b]` rows from `starts[b]`.
+
+        Returns y (sum(lengths), output_size), sequence after sequence (or None), and the final state.
+        """
+        y, y_starts, final = self._outputs(lengths, want_y)
+        self.packed_core().forward(
+            values, starts, lengths, y, y_starts, state, final, None, 0, self.n_threads
+        )
+        return y, final
+
+    def run_training(
+        self,
+        values: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        want_y: bool = True,
+        state: Sequence[np.ndarray | None] | None = None,
+        tape: Tape | None = None,
+        rng_key: int = 0,
+    ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...], Tape]:
+        """As :meth:`run`, with dropout and a tape (the given one is reused)."""
+        y, y_starts, final = self._outputs(lengths, want_y)
+        tape = Tape() if tape is None else tape
+        tape.lengths, tape.starts, tape.padded_steps = lengths, starts, 0
+        tape.y_starts = np.cumsum(lengths) - lengths if y_starts is None else y_starts
+        self.packed_core().forward(
+            values, starts, lengths, y, y_starts, state, final, tape.core, rng_key, self.n_threads
+        )
+        return y, final, tape
+
+    def run_backward(
+        self,
+        tape: Tape,
+        dy: np.ndarray | None = None,
+        dstate: Sequence[np.ndarray | None] | None = None,
+        want_dx: bool = False,
+        want_dstate: bool = False,
+    ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...] | None]:
+        """Write the gradients of :meth:`run_training`'s call to :attr:`flat_grads`.
+
+        dy is (sum(lengths), output_size) as y; dx comes back as (sum(lengths), input_size) if wanted.
+        """
+        n = len(tape.lengths)
+        dx = np.empty((int(tape.lengths.sum()), self.input_size), self.dtype) if want_dx else None
+        dinitial = None
+        if want_dstate:
+            dinitial = tuple(np.empty(self._state_shape(n), self.dtype) for _ in self.state_names)
+        self._core.backward(
+            tape.core,
+            n,
+            self._flat,
+            self._grads,
+            dy,
+            tape.y_starts if dy is not None else None,
+            dstate,
+            dx,
+            tape.y_starts if want_dx else None,
+            dinitial,
+            self.n_threads,
+        )
+        return dx, dinitial
+
+    def _outputs(
+        self, lengths: np.ndarray, want_y: bool
+    ) -> tuple[np.ndarray | None, np.ndarray | None, tuple[np.ndarray, ...]]:
+        final = tuple([np.empty(self._state_shape(len(lengths)), self.dtype) for _ in self.state_names])
+        if not want_y:
+            return None, None, final
+        ends = np.cumsum(lengths)
+        return np.empty((int(ends[-1]), self.output_size), self.dtype), ends - lengths, final
+
+
+class RNN(LSTM):
+    """Simple recurrent layer, h = tanh(W x + U h_prev + b) (Elman, Cognitive Science 14, 1990).
+
+    Parameters and calls as :class:`LSTM`'s, with `nonlinearity` in place of `cell`.
+
+    Parameters
+    ----------
+    nonlinearity : {"tanh", "relu"}, default="tanh"
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, *, nonlinearity: str = "tanh", **options: Any
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        cell = "rnn" if nonlinearity == "tanh" else "rnn_relu"
+        super().__init__(input_size, hidden_size, num_layers, cell=cell, **options)

@@ -1,0 +1,367 @@
+"""Fitted models without their estimators: what production loads, with numpy alone.
+
+A `Model` holds the network, the rule that turns its raw outputs into predictions, and, where the
+training standardised its input, the mean and scale to do so. It gives the numbers that the estimator
+gave, since both use the same network and the same decision functions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastlstm._metadata import decode_json
+from fastlstm._version import __version__
+from fastlstm.decision import Decision
+from fastlstm.network import SequenceNetwork
+from fastlstm.sequences import Sequences, as_sequences
+from fastlstm.serialization import (
+    FORMAT_VERSION,
+    ModelFormatError,
+    PathLike,
+    Tensors,
+    read_safetensors,
+    save_model,
+)
+from fastlstm.streaming import Stream
+
+__all__ = ["Model", "Normalization", "load", "save_model"]
+
+
+class Normalization:
+    """Standardisation ``(x - mean) / scale`` of each feature, computed in float64.
+
+    Parameters
+    ----------
+    mean, scale : array-like of shape (n_features,)
+        Finite; the scale is above zero.
+
+    Examples
+    --------
+    >>> sequences = as_sequences([[0.0, 2.0], [4.0]], dtype=np.float64)
+    >>> Normalization.of(sequences).apply(sequences).values.ravel().round(3).tolist()
+    [-1.225, 0.0, 1.225]
+    """
+
+    def __init__(self, mean: ArrayLike, scale: ArrayLike) -> None:
+        self.mean = np.asarray(mean, dtype=np.float64)
+        self.scale = np.asarray(scale, dtype=np.float64)
+        if self.mean.ndim != 1 or self.mean.shape != self.scale.shape:
+            raise ValueError(
+                "the normalization needs a mean and a scale of shape (n_features,), "
+                f"got {self.mean.shape} and {self.scale.shape}"
+            )
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise ValueError("the normalization needs finite means and finite scales above zero")
+
+    @classmethod
+    def of(cls, sequences: Sequences) -> Normalization:
+        """Mean and standard deviation over all time steps; a constant feature gets the scale 1."""
+        values = sequences.values.astype(np.float64, copy=False)
+        mean, scale = values.mean(axis=0), values.std(axis=0)
+        constant = scale <= 10 * np.finfo(np.float64).eps * np.abs(mean)
+        return cls(mean, np.where(constant, 1.0, scale))
+
+    def apply(self, sequences: Sequences) -> Sequences:
+        """New sequences, float64, of the same lengths."""
+        return Sequences((sequences.values - self.mean) / self.scale, sequences.offsets)
+
+
+class NormalizedStream(Stream):
+    """A stream that standardises each time step before the network sees it."""
+
+    def __init__(
+        self,
+        network: SequenceNetwork,
+        decide: Callable[[NDArray[Any]], NDArray[Any]],
+        n_streams: int,
+        normalization: Normalization,
+    ) -> None:
+        super().__init__(network, decide, n_streams)
+        self._normalization = normalization
+        self._exact = np.empty((self.n_streams, len(normalization.mean)), dtype=np.float64)
+        self._rounded = self._exact.astype(network.dtype)
+
+    def raw_step(self, x_t: Any) -> NDArray[Any]:
+        """As `Stream.raw_step`, for a time step in the units of the training data."""
+        x_t = np.asarray(x_t)
+        if x_t.shape != self._exact.shape or x_t.dtype.kind not in "fiub":
+            raise ValueError(
+                f"x_t must be numbers of shape {self._exact.shape}, got {x_t.dtype} of shape {x_t.shape}"
+            )
+        np.subtract(x_t, self._normalization.mean, out=self._exact)
+        np.divide(self._exact, self._normalization.scale, out=self._rounded, casting="same_kind")
+        return super().raw_step(self._rounded)
+
+
+class Model:
+    """A fitted classifier or regressor that needs numpy only.
+
+    Made by `fastlstm.load`, or from the parts of a fitted estimator.
+
+    Parameters
+    ----------
+    network : SequenceNetwork
+        Encoder and head with their weights.
+    decision : Decision
+        How raw outputs become predictions.
+    normalization : Normalization, optional
+        Applied to the input before the network.
+    extra : mapping, optional
+        Further facts about the model (plain data), stored with it and shown by `info`.
+
+    Attributes
+    ----------
+    kind : {"classifier", "regressor"}
+    classes_ : ndarray of shape (n_classes,)
+        The labels, with the dtype they had in training. Classifiers only.
+    n_features_in_ : int
+    """
+
+    def __init__(
+        self,
+        network: SequenceNetwork,
+        decision: Decision,
+        *,
+        normalization: Normalization | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.network = network
+        self.decision = decision
+        self.normalization = normalization
+        self.extra = dict(extra or {})
+        self.n_features_in_ = int(network.encoder.input_size)
+        if network.n_outputs != decision.n_outputs:
+            raise ValueError(
+                f"the network has {network.n_outputs} outputs and the decision needs {decision.n_outputs}"
+            )
+        if normalization is not None and len(normalization.mean) != self.n_features_in_:
+            raise ValueError(
+                f"the normalization has {len(normalization.mean)} features"
+                f" and the network {self.n_features_in_}"
+            )
+
+    def __repr__(self) -> str:
+        return f"Model({self.kind}, {self.n_features_in_} features, {self.network.n_outputs} outputs)"
+
+    @property
+    def kind(self) -> str:
+        """``"classifier"`` or ``"regressor"``."""
+        return "classifier" if self.decision.is_classifier else "regressor"
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """The labels in the order of the columns of `predict_proba`."""
+        if self.decision.classes is None:
+            raise AttributeError("a regressor has no classes_")
+        return self.decision.classes
+
+    def predict(self, X: Any, lengths: ArrayLike | None = None) -> NDArray[Any]:
+        """Labels or values, as the estimator's `predict`.
+
+        Parameters
+        ----------
+        X : sequences
+            Array (n, T, F) or (n, T), or a list of (T_i, F) or (T_i,) arrays.
+        lengths : array-like of int, shape (n,), optional
+            Real lengths of a padded array.
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_targets)
+
+        Raises
+        ------
+        ValueError
+            If X has another number of features, is not finite, or is empty.
+        """
+        return self.decision.predict(self.raw_outputs(X, lengths))
+
+    @property
+    def predict_proba(self) -> Callable[..., NDArray[np.float64]]:
+        """``predict_proba(X, lengths=None)``: probabilities of shape (n, n_classes). Classifiers only."""
+        if not self.decision.is_classifier:
+            raise AttributeError("a regressor has no predict_proba")
+        return self._predict_proba
+
+    def _predict_proba(self, X: Any, lengths: ArrayLike | None = None) -> NDArray[np.float64]:
+        return self.decision.predict_proba(self.raw_outputs(X, lengths))
+
+    def raw_outputs(self, X: Any, lengths: ArrayLike | None = None) -> NDArray[Any]:
+        """Outputs of the network, shape (n, n_outputs), in its dtype."""
+        dtype = self.network.dtype
+        read_as = dtype if self.normalization is None else np.float64
+        sequences = as_sequences(X, lengths, dtype=read_as)
+        if sequences.n_features != self.n_features_in_:
+            raise ValueError(
+                f"X has {sequences.n_features} features, but the model was trained with {self.n_features_in_}"
+            )
+        if self.normalization is not None:
+            sequences = as_sequences(self.normalization.apply(sequences), dtype=dtype, name="standardised X")
+        return self.network.predict(sequences)
+
+    def stream(self, n_streams: int = 1) -> Stream:
+        """Serve one time step at a time.
+
+        Parameters
+        ----------
+        n_streams : int, default 1
+            Number of independent sequences that advance together.
+
+        Returns
+        -------
+        fastlstm.streaming.Stream
+            ``step(x_t)`` with x_t of shape (n_streams, n_features) gives what `predict` would give for
+            the sequences so far.
+        """
+        if self.normalization is None:
+            return Stream(self.network, self.decision.predict, n_streams)
+        return NormalizedStream(self.network, self.decision.predict, n_streams, self.normalization)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the model is, as plain data (a new dict each time)."""
+        facts: dict[str, Any] = {"kind": self.kind, "n_features": self.n_features_in_}
+        if self.decision.classes is not None:
+            facts["classes"] = self.decision.classes.tolist()
+        facts["n_outputs"] = self.network.n_outputs
+        facts["n_parameters"] = self.network.n_parameters
+        facts["dtype"] = str(self.network.dtype)
+        facts["normalized"] = self.normalization is not None
+        facts["network"] = self.network.get_config()
+        return facts | {key: value for key, value in self.extra.items() if key not in facts}
+
+    def save(self, path: PathLike) -> None:
+        """Write the model to a safetensors file that `fastlstm.load` reads."""
+        pair = None if self.normalization is None else (self.normalization.mean, self.normalization.scale)
+        head_info = {**self.extra, **self.decision.to_dict()}
+        save_model(path, self.network.get_config(), self.network.parameters, head_info, normalization=pair)
+
+
+def load(path: PathLike, *, allow_nonfinite: bool = False) -> Model:
+    """Load a model that an estimator or `Model` saved. Needs numpy only and executes nothing.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A ``.safetensors`` file.
+    allow_nonfinite : bool, default False
+        Accept weights that are NaN or infinite.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ModelFormatError
+        If the file is damaged, was not written by fastlstm, or needs a newer version.
+    OSError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> import fastlstm
+    >>> fastlstm.load("missing.safetensors")
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: [Errno 2] No such file or directory: 'missing.safetensors'
+    """
+    tensors, metadata = read_safetensors(path, allow_nonfinite=allow_nonfinite)
+    with _blaming(os.fsdecode(path)):
+        _check_version(metadata)
+        network_config, head_info = (_configuration(metadata, key) for key in ("network", "head"))
+        network = _build_network(network_config, _below("network.", tensors))
+        decision = Decision.from_dict(head_info)
+        extra = {key: value for key, value in head_info.items() if key not in decision.to_dict()}
+        normalization = _below("normalization.", tensors)
+        return Model(
+            network,
+            decision,
+            normalization=Normalization(**normalization) if normalization else None,
+            extra={**extra, "fastlstm_version": metadata.get("fastlstm_version")},
+        )
+
+
+@contextmanager
+def _blaming(source: str) -> Iterator[None]:
+    """Turn what a wrong configuration makes other parts raise into a ModelFormatError that names the file."""
+    try:
+        yield
+    except ModelFormatError as error:
+        raise ModelFormatError(error.reason, error.offset, source) from None
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        reason = f"missing {error}" if isinstance(error, KeyError) else str(error)
+        raise ModelFormatError(f"the configuration does not fit: {reason}", None, source) from error
+
+
+def _check_version(metadata: Mapping[str, str]) -> None:
+    if metadata.get("format") != "fastlstm":
+        raise ModelFormatError("a safetensors file, but not a fastlstm model (its metadata does not say so)")
+    version = metadata.get("format_version", "")
+    if not (version.isascii() and version.isdigit() and len(version) < 10):
+        raise ModelFormatError(f"the format version {version[:20]!r} is not a number")
+    if int(version) > FORMAT_VERSION:
+        writer = metadata.get("fastlstm_version", "a newer version")
+        raise ModelFormatError(
+            f"the file has model format {version} (written by fastlstm {writer}) and fastlstm {__version__} "
+            f"reads formats up to {FORMAT_VERSION}: a newer fastlstm is needed"
+        )
+
+
+def _configuration(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    if key not in metadata:
+        raise ModelFormatError(f"the metadata has no {key!r}")
+    value = decode_json(metadata[key])
+    if not isinstance(value, dict):
+        raise ModelFormatError(f"the metadata {key!r} is not a JSON object")
+    return value
+
+
+def _below(prefix: str, tensors: Tensors) -> Tensors:
+    """The tensors whose name starts with `prefix`, without it."""
+    return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _build_network(config: Mapping[str, Any], weights: Tensors) -> SequenceNetwork:
+    """The network of `config` with `weights`; its size is checked against the weights before it is built."""
+    _check_sizes(config, weights)
+    network = SequenceNetwork.from_config(config)
+    for name, value in weights.items():
+        if value.dtype != network.dtype:
+            raise ModelFormatError(f"parameter {name!r} is {value.dtype} in a network of {network.dtype}")
+    network.load_parameters(weights)
+    return network
+
+
+def _check_sizes(config: Mapping[str, Any], weights: Tensors) -> None:
+    """The sizes in `config` are those of the weights, so the network takes no more memory than they do."""
+    encoder = config["encoder"]
+    sizes = {key: encoder[key] for key in ("input_size", "hidden_size", "num_layers")}
+    for key, size in {**sizes, "n_outputs": config["n_outputs"]}.items():
+        if type(size) is not int or size < 1:
+            raise ModelFormatError(f"{key} is {size!r}, not a whole number above zero")
+    hidden_size = sizes["hidden_size"]
+    _expect(weights, "encoder.weight_ih_l0", lambda rows, columns: columns == sizes["input_size"])
+    _expect(
+        weights, "head.weight", lambda rows, columns: rows == config["n_outputs"] and columns >= hidden_size
+    )
+    for layer in range(sizes["num_layers"]):
+        name = f"encoder.weight_hh_l{layer}"
+        _expect(
+            weights, name, lambda rows, columns: columns == hidden_size and rows % hidden_size == 0 < rows
+        )
+
+
+def _expect(weights: Tensors, name: str, fits: Callable[[int, int], bool]) -> None:
+    """The tensor exists and is a matrix whose numbers of rows and columns fit."""
+    if name not in weights:
+        raise ModelFormatError(f"parameter {name!r} is missing")
+    shape = weights[name].shape
+    if len(shape) != 2 or not fits(*shape):
+        raise ModelFormatError(f"parameter {name!r} of shape {shape} does not fit the configuration")

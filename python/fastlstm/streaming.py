@@ -1,0 +1,212 @@
+"""One time step at a time: recurrent states kept between calls, no memory taken by a step."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastlstm import _core
+
+if TYPE_CHECKING:
+    from fastlstm.layers import LSTM
+    from fastlstm.network import SequenceNetwork
+
+_MAGIC = b"FLSTREAM"
+_HEADER = struct.Struct("<8sIIqqqqq")  # magic, version, bytes of an element, layers, streams, units, states, extra
+
+
+class LayerStream:
+    """States of `n_streams` independent sequences running through one unidirectional layer.
+
+    Parameters
+    ----------
+    layer : fastlstm.layers.LSTM
+        A unidirectional layer; its weights at this moment are the stream's.
+    n_streams : int, default=1
+        Sequences that advance together.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastlstm.layers import LSTM
+    >>> from fastlstm.streaming import LayerStream
+    >>> layer = LSTM(3, 5, random_state=0)
+    >>> x = np.random.default_rng(0).standard_normal((1, 4, 3)).astype(np.float32)
+    >>> stream = LayerStream(layer)
+    >>> for t in range(4):
+    ...     y_t = stream.step(x[:, t])
+    >>> bool((y_t == layer(x)[0][:, -1]).all())
+    True
+    """
+
+    def __init__(self, layer: LSTM, n_streams: int = 1) -> None:
+        if layer.bidirectional:
+            raise ValueError("a bidirectional layer needs the whole sequence; streaming needs bidirectional=False")
+        if isinstance(n_streams, bool) or not isinstance(n_streams, (int, np.integer)) or n_streams < 1:
+            raise ValueError(f"n_streams must be an integer of at least 1, got {n_streams!r}")
+        self.layer = layer
+        self.n_streams = int(n_streams)
+        self._core = _core.Stream(layer.packed_core(), self.n_streams)
+        self._step = self._core.step
+        self._out = np.zeros((self.n_streams, layer.hidden_size), layer.dtype)
+
+    def step(self, x_t: Any, out: np.ndarray | None = None) -> np.ndarray:
+        """Advance every stream by one time step.
+
+        Parameters
+        ----------
+        x_t : array of shape (n_streams, input_size)
+            The layer's dtype and C order cost no conversion.
+        out : ndarray of shape (n_streams, hidden_size), default=None
+            Where to write; None: an array that the next step overwrites.
+
+        Returns
+        -------
+        ndarray of shape (n_streams, hidden_size)
+            Outputs of the top layer, the same numbers as a call over the whole sequence gives.
+        """
+        if out is None:
+            out = self._out
+        try:
+            self._step(x_t, out)
+        except (ValueError, TypeError):
+            self._step(self._converted(x_t), out)
+        return out
+
+    def _converted(self, x_t: Any) -> np.ndarray:
+        found = np.asarray(x_t)
+        shape = (self.n_streams, self.layer.input_size)
+        if found.dtype.kind not in "fiub":
+            raise TypeError(f"x_t must hold real numbers, got dtype {found.dtype}")
+        if found.shape != shape and not (self.n_streams == 1 and found.shape == shape[1:]):
+            raise ValueError(f"x_t has shape {found.shape}; expected {shape}")
+        return np.ascontiguousarray(found, self.layer.dtype).reshape(shape)
+
+    @property
+    def state(self) -> tuple[np.ndarray, ...]:
+        """Copy of the states: h (and c), each (num_layers, n_streams, hidden_size). Assign to set them."""
+        arrays = self._state_arrays()
+        self._core.get(arrays)
+        return arrays
+
+    @state.setter
+    def state(self, value: tuple[np.ndarray, ...]) -> None:
+        arrays = self._state_arrays()
+        if len(value) != len(arrays):
+            raise ValueError(f"state has {len(value)} arrays; expected {len(arrays)}")
+        for array, given in zip(arrays, value, strict=True):
+            if np.shape(given) != array.shape:
+                raise ValueError(f"state has shape {np.shape(given)}; expected {array.shape}")
+            array[...] = given
+        self._core.set(arrays)
+
+    def _state_arrays(self) -> tuple[np.ndarray, ...]:
+        shape = (self.layer.num_layers, self.n_streams, self.layer.hidden_size)
+        return tuple(np.empty(shape, self.layer.dtype) for _ in self.layer.state_names)
+
+    def reset(self, which: int | None = None) -> None:
+        """Start one stream (0 to n_streams - 1), or all of them, again from zero states."""
+        if which is not None and not 0 <= which < self.n_streams:
+            raise ValueError(f"which is {which}; expected None or 0 to {self.n_streams - 1}")
+        self._core.reset(-1 if which is None else which)
+
+    def snapshot(self) -> bytes:
+        """The states as bytes, for :meth:`restore` on a stream of the same layer shape."""
+        return self._header(0) + b"".join(array.tobytes() for array in self.state)
+
+    def restore(self, blob: bytes) -> None:
+        """Set the states from :meth:`snapshot`; ValueError if they are of another layer shape or damaged."""
+        self._restore(blob, 0)
+
+    def _header(self, extra: int) -> bytes:
+        layer = self.layer
+        sizes = (layer.num_layers, self.n_streams, layer.hidden_size, len(layer.state_names), extra)
+        return _HEADER.pack(_MAGIC, 1, layer.dtype.itemsize, *sizes)
+
+    def _restore(self, blob: bytes, extra: int) -> bytes:
+        """Set the states; returns the `extra` bytes that follow them."""
+        arrays = self._state_arrays()
+        header, size = self._header(extra), sum(array.nbytes for array in arrays)
+        if bytes(blob[: len(header)]) != header or len(blob) != len(header) + size + extra:
+            raise ValueError("the snapshot is damaged, or of a stream of another shape, dtype or version")
+        at = len(header)
+        for array in arrays:
+            flat = np.frombuffer(blob, array.dtype, array.size, at)
+            array[...] = flat.reshape(array.shape)
+            at += array.nbytes
+        self._core.set(arrays)
+        return bytes(blob[at:])
+
+
+class Stream:
+    """A network served step by step: after each step, what `predict` would give for the sequences so far.
+
+    Parameters
+    ----------
+    network : fastlstm.network.SequenceNetwork
+        With a unidirectional encoder.
+    decide : callable
+        Raw outputs (n_streams, n_outputs) to what `step` returns.
+    n_streams : int, default=1
+        Independent sequences that advance together.
+    """
+
+    def __init__(
+        self, network: SequenceNetwork, decide: Callable[[np.ndarray], np.ndarray], n_streams: int = 1
+    ) -> None:
+        self.network = network
+        self.decide = decide
+        self.layer_stream = LayerStream(network.encoder, n_streams)
+        self.n_streams = self.layer_stream.n_streams
+        self._steps = np.zeros(self.n_streams, np.int64)
+        shape = (self.n_streams, network.encoder.output_size)
+        self._pooled = np.zeros(shape, np.float64 if network.pooling == "mean" else network.encoder.dtype)
+
+    def step(self, x_t: Any) -> np.ndarray:
+        """Advance by one time step, x_t (n_streams, n_features), and predict for the sequences so far."""
+        return self.decide(self.raw_step(x_t))
+
+    def raw_step(self, x_t: Any) -> np.ndarray:
+        """As :meth:`step`, the network's outputs (n_streams, n_outputs) without the decision."""
+        h = self.layer_stream.step(x_t)
+        return self.network.head.forward(self._pool(h))
+
+    def _pool(self, h: np.ndarray) -> np.ndarray:
+        if self.network.pooling == "last":
+            return h
+        first = self._steps == 0
+        self._steps += 1
+        if self.network.pooling == "max":
+            np.maximum(self._pooled, h, out=self._pooled, where=~first[:, None])
+            np.copyto(self._pooled, h, where=first[:, None])
+            return self._pooled
+        self._pooled += h
+        return (self._pooled / self._steps[:, None]).astype(h.dtype)
+
+    @property
+    def state(self) -> tuple[np.ndarray, ...]:
+        """Copy of the recurrent states, each (num_layers, n_streams, hidden_size)."""
+        return self.layer_stream.state
+
+    def reset(self, which: int | None = None) -> None:
+        """Start one stream, or all of them, anew."""
+        self.layer_stream.reset(which)
+        rows = slice(None) if which is None else which
+        self._steps[rows] = 0
+        self._pooled[rows] = 0
+
+    def snapshot(self) -> bytes:
+        """Everything that the next steps depend on, as bytes."""
+        tail = self._steps.tobytes() + self._pooled.tobytes()
+        states = b"".join(array.tobytes() for array in self.state)
+        return self.layer_stream._header(len(tail)) + states + tail
+
+    def restore(self, blob: bytes) -> None:
+        """Continue from :meth:`snapshot` of a stream of the same model and size; ValueError otherwise."""
+        tail = self.layer_stream._restore(blob, self._steps.nbytes + self._pooled.nbytes)
+        self._steps[...] = np.frombuffer(tail, np.int64, self.n_streams)
+        pooled = np.frombuffer(tail, self._pooled.dtype, self._pooled.size, self._steps.nbytes)
+        self._pooled[...] = pooled.reshape(self._pooled.shape)

@@ -1,0 +1,135 @@
+/* Entry points that need no more than argument checks in front of a kernel or a layer. */
+#include <math.h>
+
+#include "base/cpu.h"
+#include "base/fpenv.h"
+#include "isa/isa.h"
+#include "layers/dense.h"
+
+int32_t fl_cpu_amx(void)
+{
+    return fl_cpu_has_amx();
+}
+
+static int bad_dtype(int32_t dtype)
+{
+    return dtype != FL_FLOAT32 && dtype != FL_FLOAT64;
+}
+
+fl_status fl_dense_forward(int32_t dtype, int64_t n, int64_t in, int64_t out, const void *x,
+                           const void *weight, const void *bias, void *y)
+{
+    if (bad_dtype(dtype) || n < 1 || in < 1 || out < 1 || !x || !weight || !y)
+        return FL_ERR_ARGUMENT;
+    fl_dense_call call = {
+        .n = n, .in = in, .out = out, .x = x, .weight = weight, .bias = bias, .y = y};
+    return fl_dense_run(dtype, &call);
+}
+
+fl_status fl_dense_backward(int32_t dtype, int64_t n, int64_t in, int64_t out, const void *x,
+                            const void *weight, const void *dy, void *dweight, void *dbias,
+                            void *dx)
+{
+    if (bad_dtype(dtype) || n < 1 || in < 1 || out < 1 || !x || !weight || !dy || !dweight)
+        return FL_ERR_ARGUMENT;
+    fl_dense_call call = {.n = n,
+                          .in = in,
+                          .out = out,
+                          .x = x,
+                          .weight = weight,
+                          .dy = dy,
+                          .dweight = dweight,
+                          .dbias = dbias,
+                          .dx = dx};
+    return fl_dense_run(dtype, &call);
+}
+
+fl_status fl_activate(int32_t dtype, int32_t activation, const void *x, void *y, int64_t count)
+{
+    fl_status status;
+    const fl_isa *isa = fl_isa_current(&status);
+    if (!isa)
+        return status;
+    if (bad_dtype(dtype) || (activation != FL_SIGMOID && activation != FL_TANH) || count < 0 ||
+        !x || !y)
+        return FL_ERR_ARGUMENT;
+    fl_fpenv saved = fl_fpenv_enter();
+    if (dtype == FL_FLOAT64)
+        (activation == FL_SIGMOID ? isa->f64.sigmoid : isa->f64.tanh)(x, y, count);
+    else
+        (activation == FL_SIGMOID ? isa->f32.sigmoid : isa->f32.tanh)(x, y, count);
+    fl_fpenv_leave(saved);
+    return FL_OK;
+}
+
+fl_status fl_sum_squares(int32_t dtype, const void *x, int64_t count, double *sum)
+{
+    fl_status status;
+    const fl_isa *isa = fl_isa_current(&status);
+    if (!isa)
+        return status;
+    if (bad_dtype(dtype) || count < 0 || !x || !sum)
+        return FL_ERR_ARGUMENT;
+    fl_fpenv saved = fl_fpenv_enter();
+    *sum = dtype == FL_FLOAT64 ? isa->f64.sum_squares(x, count) : isa->f32.sum_squares(x, count);
+    fl_fpenv_leave(saved);
+    return FL_OK;
+}
+
+static fl_status check_optimizer(const fl_optimizer_step *step)
+{
+    if (!step || bad_dtype(step->dtype) || step->rule < FL_SGD || step->rule > FL_NADAM ||
+        step->count < 0)
+        return FL_ERR_ARGUMENT;
+    if (!step->parameters || !step->gradients || (step->rule >= FL_RMSPROP && !step->slot0))
+        return FL_ERR_ARGUMENT;
+    if (step->rule >= FL_ADAM && (!step->slot1 || step->step < 1))
+        return FL_ERR_ARGUMENT;
+    return FL_OK;
+}
+
+static fl_optimizer_rates optimizer_rates(const fl_optimizer_step *step)
+{
+    fl_optimizer_rates rates = {step->learning_rate,
+                                step->momentum,
+                                step->alpha,
+                                step->beta1,
+                                step->beta2,
+                                step->epsilon,
+                                step->weight_decay,
+                                step->gradient_scale,
+                                1,
+                                1,
+                                step->mu,
+                                step->mu_next,
+                                step->mu_product,
+                                step->nesterov};
+    if (step->rule >= FL_ADAM) {
+        rates.bias1 = 1 - pow(step->beta1, (double)step->step);
+        rates.bias2 = 1 - pow(step->beta2, (double)step->step);
+    }
+    return rates;
+}
+
+fl_status fl_optimize(const fl_optimizer_step *step)
+{
+    fl_status status;
+    const fl_isa *isa = fl_isa_current(&status);
+    if (!isa)
+        return status;
+    status = check_optimizer(step);
+    if (status != FL_OK)
+        return status;
+    fl_fpenv saved = fl_fpenv_enter();
+    if (step->dtype == FL_FLOAT64) {
+        fl_optimizer_f64 call = {step->parameters, step->gradients, step->slot0,
+                                 step->slot1,      step->count,     optimizer_rates(step)};
+        isa->f64.optimizer[step->rule](&call);
+    } else {
+        fl_optimizer_f32 call = {step->parameters, step->gradients, step->slot0,
+                                 step->slot1,      step->count,     optimizer_rates(step)};
+        isa->f32.optimizer[step->rule](&call);
+    }
+    fl_fpenv_leave(saved);
+    return FL_OK;
+}

@@ -1,0 +1,24 @@
+/* The sentence of each status code. */
+#include "fastlstm.h"
+
+const char *fl_status_string(fl_status status)
+{
+    switch (status) {
+    case FL_OK:
+        return "ok";
+    case FL_ERR_ARGUMENT:
+        return "an argument is out of its range";
+    case FL_ERR_NOMEM:
+        return "out of memory";
+    case FL_ERR_OVERFLOW:
+        return "the sizes multiply to more than the address space holds";
+    case FL_ERR_UNKNOWN_CELL:
+        return "no cell of this name";
+    case FL_ERR_UNKNOWN_ISA:
+        return "FASTLSTM_ISA names no instruction set of this build "
+               "(portable, avx2 or avx512)";
+    case FL_ERR_ISA_UNAVAILABLE:
+        return "FASTLSTM_ISA names an instruction set that this machine does not have";
+    }
+    return "unknown status";
+}

@@ -1,0 +1,211 @@
+#define _GNU_SOURCE
+#include "base/team.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "base/fpenv.h"
+#include "fastlstm.h"
+
+enum { SPINS_BEFORE_YIELD = 4000, MAX_THREADS = 1024 };
+
+static atomic_int team_used;       /* a parallel region has run in this process */
+static atomic_int forked_after;    /* this process is a child of one where that was so */
+static atomic_int default_threads; /* fl_set_num_threads; 0 = automatic */
+static pthread_once_t limits_once = PTHREAD_ONCE_INIT;
+static int environment_threads; /* FASTLSTM_NUM_THREADS, 0 if unset or unusable */
+static int machine_threads;     /* affinity mask and CPU quota */
+
+/* Unsigned decimal at *text, which is moved past it; 0 if there is none. */
+static long long read_number(const char **text)
+{
+    long long value = 0;
+    while (**text >= '0' && **text <= '9' && value < (1LL << 50)) {
+        value = value * 10 + (**text - '0');
+        (*text)++;
+    }
+    return value;
+}
+
+/* First bytes of a small file as a string; 0 if it cannot be read. */
+static int read_file(const char *path, char *text, size_t size)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return 0;
+    ssize_t got = read(file, text, size - 1);
+    close(file);
+    text[got > 0 ? got : 0] = '\0';
+    return got > 0;
+}
+
+static int threads_of_quota(long long quota, long long period)
+{
+    if (quota <= 0 || period <= 0)
+        return MAX_THREADS;
+    long long whole = quota / period;
+    return whole < 1 ? 1 : whole > MAX_THREADS ? MAX_THREADS : (int)whole;
+}
+
+/* CPUs that the control group's quota pays for (version 2, then version 1). */
+static int quota_threads(void)
+{
+    char text[64];
+    if (read_file("/sys/fs/cgroup/cpu.max", text, sizeof text)) {
+        const char *at = text;
+        long long quota = read_number(&at);
+        if (*at == ' ')
+            at++;
+        return threads_of_quota(quota, read_number(&at));
+    }
+    if (read_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", text, sizeof text)) {
+        const char *at = text;
+        long long quota = read_number(&at);
+        if (read_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us", text, sizeof text)) {
+            at = text;
+            return threads_of_quota(quota, read_number(&at));
+        }
+    }
+    return MAX_THREADS;
+}
+
+static int affinity_threads(void)
+{
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        return CPU_COUNT(&set);
+#endif
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 ? (int)online : 1;
+}
+
+static void after_fork_in_child(void)
+{
+    if (atomic_load(&team_used))
+        atomic_store(&forked_after, 1);
+}
+
+static void find_limits(void)
+{
+    const char *text = getenv("FASTLSTM_NUM_THREADS");
+    if (text) {
+        long long value = read_number(&text);
+        environment_threads = *text == '\0' && value <= MAX_THREADS ? (int)value : 0;
+    }
+    int quota = quota_threads(), affinity = affinity_threads();
+    machine_threads = quota < affinity ? quota : affinity;
+    pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+static int runtime_threads(void)
+{
+#ifdef _OPENMP
+    if (atomic_load(&forked_after) || omp_in_parallel())
+        return 1;
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+int fl_team_size(int requested)
+{
+    pthread_once(&limits_once, find_limits);
+    int runtime = runtime_threads();
+#ifdef _OPENMP
+    if (runtime == 1 && (atomic_load(&forked_after) || omp_in_parallel()))
+        return 1;
+#else
+    return 1;
+#endif
+    if (requested <= 0)
+        requested = atomic_load(&default_threads);
+    if (requested <= 0)
+        requested = environment_threads;
+    if (requested > 0)
+        return requested < MAX_THREADS ? requested : MAX_THREADS;
+    return runtime < machine_threads ? runtime : machine_threads;
+}
+
+void fl_set_num_threads(int32_t n_threads)
+{
+    atomic_store(&default_threads, n_threads > 0 ? n_threads : 0);
+}
+
+int32_t fl_get_num_threads(void)
+{
+    return fl_team_size(0);
+}
+
+int32_t fl_has_openmp(void)
+{
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+static void run_alone(fl_team_function function, void *argument, int thread, int n_threads)
+{
+    fl_fpenv saved = fl_fpenv_enter();
+    function(argument, thread, n_threads);
+    fl_fpenv_leave(saved);
+}
+
+void fl_team_run(int n_threads, fl_team_function function, void *argument)
+{
+#ifdef _OPENMP
+    if (n_threads > 1) {
+        atomic_store(&team_used, 1);
+#pragma omp parallel num_threads(n_threads)
+        run_alone(function, argument, omp_get_thread_num(), omp_get_num_threads());
+        return;
+    }
+#else
+    (void)n_threads;
+#endif
+    run_alone(function, argument, 0, 1);
+}
+
+void fl_barrier_init(fl_barrier *barrier)
+{
+    atomic_init(&barrier->arrived, 0);
+    atomic_init(&barrier->phase, 0);
+}
+
+static void cpu_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+void fl_barrier_wait(fl_barrier *barrier, int n_threads)
+{
+    if (n_threads <= 1)
+        return;
+    int phase = atomic_load_explicit(&barrier->phase, memory_order_acquire);
+    if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) == n_threads - 1) {
+        atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&barrier->phase, phase + 1, memory_order_release);
+        return;
+    }
+    for (int spins = 0; atomic_load_explicit(&barrier->phase, memory_order_acquire) == phase;
+         spins++) {
+        if (spins < SPINS_BEFORE_YIELD)
+            cpu_relax();
+        else
+            sched_yield();
+    }
+}

@@ -1,0 +1,35 @@
+/* A team of threads that runs one function per call, and the barrier its members meet at.
+ *
+ * One parallel region per call, never one per time step: a fork/join costs about a microsecond, a
+ * step of a small network less. Inside, members meet at a sense-reversing barrier that spins for a
+ * bounded time and then yields, so that a preempted member (containers with a CPU quota) costs a
+ * time slice and not forever. Without OpenMP, and in a child forked from a process that had used
+ * threads, every team has one member. */
+#ifndef FL_BASE_TEAM_H
+#define FL_BASE_TEAM_H
+
+#include <stdatomic.h>
+
+#include "base/compiler.h"
+
+typedef void (*fl_team_function)(void *argument, int thread, int n_threads);
+
+/* Run `function` on up to `n_threads` threads (fewer if the runtime grants fewer); returns when all
+ * have returned. Each thread runs with denormals flushed; the caller's floating-point state is
+ * restored. */
+void fl_team_run(int n_threads, fl_team_function function, void *argument);
+
+/* Threads a call uses: `requested` if positive, else the process default
+ * (fl_set_num_threads, FASTLSTM_NUM_THREADS, then OpenMP's maximum bounded by affinity mask and CPU
+ * quota). */
+int fl_team_size(int requested);
+
+typedef struct fl_barrier {
+    _Alignas(64) atomic_int arrived;
+    _Alignas(64) atomic_int phase;
+} fl_barrier;
+
+void fl_barrier_init(fl_barrier *barrier);
+void fl_barrier_wait(fl_barrier *barrier, int n_threads);
+
+#endif

@@ -1,0 +1,18 @@
+/* Simple recurrent network with rectified units: h = max(0, W x + U h_prev + b). Elman, Cognitive
+ * Science 14, 1990. */
+#define FL_CELL rnn_relu
+#define rnn_relu_GATES 1
+#define rnn_relu_STATES 0
+
+FL_INLINE void FL_T(rnn_relu_forward)(FL_T(fl_unit) * u)
+{
+    u->h = v_positive(u->gate[0]);
+    u->gate[0] = u->h;
+}
+
+FL_INLINE void FL_T(rnn_relu_backward)(FL_T(fl_unit) * u)
+{
+    u->gate[0] = FL_T(v_blend)((ivec)(u->gate[0] > v_zero()), u->dh, v_zero());
+}
+
+#include "kernels/recurrent_cell.h"

@@ -1,0 +1,187 @@
+/* fastlstm: recurrent layers on CPUs. The only public header of the C library.
+ *
+ * Conventions. Every fallible function returns a status and leaves its outputs untouched on
+ * failure. Arrays are C-contiguous in the dtype of the layer (float or double). States are
+ * (num_layers * directions, sequences, hidden_size), layer-major, forward direction first.
+ * Parameters are one flat array in PyTorch's order and layout: per layer, per direction weight_ih
+ * (gates*hidden, input), weight_hh (gates*hidden, hidden), bias_ih, bias_hh (gates*hidden each);
+ * gates in the order i, f, g, o.
+ *
+ * Threads. A layer may be used by many threads at once for inference; loading parameters needs
+ * exclusive use. Results do not depend on the number of threads. Nothing here prints, exits or
+ * aborts; the floating-point state of the caller is restored. */
+#ifndef FASTLSTM_H
+#define FASTLSTM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum fl_status {
+    FL_OK = 0,
+    FL_ERR_ARGUMENT = -1,
+    FL_ERR_NOMEM = -2,
+    FL_ERR_OVERFLOW = -3,
+    FL_ERR_UNKNOWN_CELL = -4,
+    FL_ERR_UNKNOWN_ISA = -5,
+    FL_ERR_ISA_UNAVAILABLE = -6
+} fl_status;
+
+/* One English sentence, never NULL. */
+const char *fl_status_string(fl_status status);
+
+typedef enum fl_dtype { FL_FLOAT32 = 0, FL_FLOAT64 = 1 } fl_dtype;
+
+/* ---- process ---- */
+
+/* Name of the instruction set in use ("portable", "avx2", "avx512"): FASTLSTM_ISA, else the best
+ * one available. */
+fl_status fl_isa_name(const char **name);
+/* The instruction sets of the library by index (best first), and whether this machine can run each.
+ */
+fl_status fl_isa_available(int32_t index, const char **name, int32_t *available);
+int32_t fl_cpu_amx(void);
+/* 0 = automatic: FASTLSTM_NUM_THREADS, else OpenMP's maximum bounded by affinity mask and CPU
+ * quota. */
+void fl_set_num_threads(int32_t n_threads);
+int32_t fl_get_num_threads(void);
+int32_t fl_has_openmp(void);
+
+/* ---- recurrent layers ---- */
+
+typedef struct fl_recurrent fl_recurrent;
+typedef struct fl_tape fl_tape;
+
+typedef struct fl_recurrent_config {
+    const char *cell; /* "lstm", "rnn", "rnn_relu" */
+    int64_t input_size, hidden_size, num_layers;
+    int32_t bidirectional, bias;
+    int32_t dtype;
+    double dropout; /* between layers, in training only: one mask per sequence */
+} fl_recurrent_config;
+
+fl_status fl_recurrent_create(const fl_recurrent_config *config, fl_recurrent **layer);
+void fl_recurrent_destroy(fl_recurrent *layer);
+
+/* 1 + the number of cell states (c); the order of `states` arrays below: h, then those. */
+int32_t fl_recurrent_n_states(const fl_recurrent *layer);
+int64_t fl_recurrent_n_parameters(const fl_recurrent *layer);
+/* Number of parameter arrays, and shape and position of one: kind 0 weight_ih, 1 weight_hh, 2
+ * bias_ih, 3 bias_hh. columns 0: a vector. */
+int32_t fl_recurrent_n_arrays(const fl_recurrent *layer);
+typedef struct fl_parameter {
+    int32_t kind, layer, direction;
+    int64_t offset, rows, columns;
+} fl_parameter;
+fl_status fl_recurrent_parameter(const fl_recurrent *layer, int32_t index, fl_parameter *parameter);
+
+/* Pack the parameters (n_parameters values) for the kernels. To be called again after they change.
+ */
+fl_status fl_recurrent_load(fl_recurrent *layer, const void *parameters);
+
+/* `n` sequences in any order: sequence b is rows start[b] .. start[b] + length[b] - 1 of `rows`
+ * (total_rows, columns). Lengths are at least 1. */
+typedef struct fl_sequences {
+    int64_t n;
+    const int64_t *start, *length;
+} fl_sequences;
+
+typedef struct fl_forward {
+    fl_sequences x_rows;
+    const void *x;          /* (rows, input_size) */
+    int64_t x_total;        /* rows in x, bounds of x_rows are checked against it */
+    const int64_t *y_start; /* first row of each sequence in y */
+    void *y; /* (rows, hidden_size * directions) or NULL; rows that belong to no sequence are not
+                written */
+    int64_t y_total;
+    const void *const *states_in; /* n_states pointers, each may be NULL (zeros); or NULL */
+    void *const *states_out;      /* likewise */
+    fl_tape *tape;                /* training: filled for fl_recurrent_backward; NULL: inference */
+    uint64_t random_key;          /* of the dropout masks */
+    int32_t n_threads;            /* 0 = process default */
+} fl_forward;
+fl_status fl_recurrent_forward(const fl_recurrent *layer, const fl_forward *call);
+
+typedef struct fl_backward {
+    fl_tape *tape;          /* of the forward call; used up by this one */
+    int64_t n;              /* sequences of the forward call */
+    const void *parameters; /* the flat parameters that were loaded for the forward call */
+    const void *dy;         /* rows as y of the forward call, or NULL */
+    const int64_t *dy_start;
+    int64_t dy_total;
+    const void *const *dstates_out; /* gradient of the final states; n_states pointers, each may be
+                                       NULL; or NULL */
+    void *gradients;                /* n_parameters values, written (=) */
+    void *dx; /* rows as x, or NULL; rows that belong to no sequence are not written */
+    const int64_t *dx_start;
+    int64_t dx_total;
+    void *const *dstates_in; /* gradient of the initial states, or NULL */
+    int32_t n_threads;
+} fl_backward;
+fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *call);
+
+/* A tape keeps its memory between calls and grows to the largest one. */
+fl_status fl_tape_create(fl_tape **tape);
+void fl_tape_destroy(fl_tape *tape);
+int64_t fl_tape_bytes(const fl_tape *tape);
+
+/* ---- streams ---- */
+
+/* State of `n` independent streams of a unidirectional layer, one time step a call. */
+typedef struct fl_stream fl_stream;
+fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **stream);
+void fl_stream_destroy(fl_stream *stream);
+/* x (n, input_size) -> y (n, hidden_size) of the top layer, which may be NULL. Allocates nothing,
+ * takes no lock. */
+fl_status fl_stream_step(fl_stream *stream, const void *x, void *y);
+/* The states, (num_layers, n, hidden_size) each; `which` -1 resets or 0 .. n-1 one stream. */
+fl_status fl_stream_get(const fl_stream *stream, void *const *states);
+fl_status fl_stream_set(fl_stream *stream, const void *const *states);
+fl_status fl_stream_reset(fl_stream *stream, int64_t which);
+
+/* ---- dense layer, activations, optimisers ---- */
+
+/* y (n, out) = x (n, in) weight^T + bias, weight (out, in), bias (out) or NULL. */
+fl_status fl_dense_forward(int32_t dtype, int64_t n, int64_t in, int64_t out, const void *x,
+                           const void *weight, const void *bias, void *y);
+/* dweight (out, in) =, dbias (out) = (or NULL), dx (n, in) = (or NULL). */
+fl_status fl_dense_backward(int32_t dtype, int64_t n, int64_t in, int64_t out, const void *x,
+                            const void *weight, const void *dy, void *dweight, void *dbias,
+                            void *dx);
+
+typedef enum fl_activation { FL_SIGMOID = 0, FL_TANH = 1 } fl_activation;
+/* y = activation(x) by the kernels' own vector code. */
+fl_status fl_activate(int32_t dtype, int32_t activation, const void *x, void *y, int64_t count);
+
+typedef enum fl_rule {
+    FL_SGD = 0,
+    FL_RMSPROP = 1,
+    FL_ADAM = 2,
+    FL_ADAMW = 3,
+    FL_NADAM = 4
+} fl_rule;
+typedef struct fl_optimizer_step {
+    int32_t dtype, rule, nesterov;
+    void *parameters;
+    const void *gradients;
+    void *slot0, *slot1;
+    int64_t count;
+    double learning_rate, momentum, alpha, beta1, beta2, epsilon, weight_decay;
+    double gradient_scale;
+    int64_t step; /* 1 for the first */
+    double mu, mu_next, mu_product;
+} fl_optimizer_step;
+/* One step over `count` parameters: sgd uses slot0 if not NULL (momentum), rmsprop slot0, adam,
+ * adamw and nadam both. */
+fl_status fl_optimize(const fl_optimizer_step *step);
+/* Sum of squares in double precision, in one fixed order. */
+fl_status fl_sum_squares(int32_t dtype, const void *x, int64_t count, double *sum);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

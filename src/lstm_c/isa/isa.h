@@ -1,0 +1,29 @@
+/* The table that each ISA file exports. */
+#ifndef FL_ISA_ISA_H
+#define FL_ISA_ISA_H
+
+#include "fastlstm.h"
+
+#define FL_SUFFIX f32
+#include "kernels/kernels.h"
+#undef FL_SUFFIX
+#define FL_SUFFIX f64
+#include "kernels/kernels.h"
+#undef FL_SUFFIX
+
+typedef struct fl_isa {
+    const char *name;
+    int compiled; /* 1 if the file was really compiled with the instructions of its name */
+    fl_kernels_f32 f32;
+    fl_kernels_f64 f64;
+} fl_isa;
+
+extern const fl_isa fl_isa_portable;
+extern const fl_isa fl_isa_avx2;
+extern const fl_isa fl_isa_avx512;
+
+/* The table in use: FASTLSTM_ISA if set, else the best that the processor, the operating system and
+ * the build have. Chosen once a process. NULL with *status set if FASTLSTM_ISA cannot be met. */
+const fl_isa *fl_isa_current(fl_status *status);
+
+#endif

@@ -1,0 +1,136 @@
+/* The one register tile: MR rows times NV vectors, accumulated over the depth in order.
+ *
+ * AVX-512: 6 x 4 = 24 accumulators, per depth 4 loads, 6 broadcasts, 24 FMAs. AVX2 and SSE: 3 x 4 =
+ * 12 of 16 registers. A is read through two element strides, so the same tile serves A (depth
+ * contiguous) and A^T (rows contiguous, weight gradients); B is a packed block or any matrix whose
+ * rows are contiguous. */
+
+/* acc[nb*nv + v] of each row += sum over k of a[row, k] * b[nb, k, v]. mr, nv and nb are
+ * compile-time constants of the caller. */
+FL_INLINE void FL_T(tile_accumulate)(const int mr, const int nv, const int nb,
+                                     vec acc[][FL_BLOCK_VECTORS * 2], const real *a, int64_t a_row,
+                                     int64_t a_depth, const real *b, int64_t b_block,
+                                     int64_t b_depth, int64_t depth)
+{
+    const real *a_high = a + 3 * a_row;
+    for (int64_t k = 0; k < depth; k++) {
+        vec w[FL_BLOCK_VECTORS * 2];
+        FL_UNROLL
+        for (int j = 0; j < nb; j++) {
+            FL_UNROLL
+            for (int v = 0; v < nv; v++)
+                w[j * nv + v] = v_load(b + j * b_block + v * FL_LANES);
+        }
+        FL_UNROLL
+        for (int r = 0; r < mr; r++) {
+            vec broadcast = v_set1(r < 3 ? a[r * a_row] : a_high[(r - 3) * a_row]);
+            FL_UNROLL
+            for (int v = 0; v < nb * nv; v++)
+                acc[r][v] = v_fma(broadcast, w[v], acc[r][v]);
+        }
+        a += a_depth;
+        a_high += a_depth;
+        b += b_depth;
+    }
+}
+
+/* Rows of the next tile when `left` rows remain: tiles of nearly equal height. */
+FL_INLINE int FL_T(tile_rows)(int64_t left)
+{
+    int64_t tiles = (left + FL_TILE_ROWS - 1) / FL_TILE_ROWS;
+    return (int)((left + tiles - 1) / tiles);
+}
+
+/* Load / store of vector `v` (valid columns end at `columns`). */
+FL_INLINE vec FL_T(load_column)(const real *p, int64_t column, int64_t columns)
+{
+    if (column + FL_LANES <= columns)
+        return v_load(p + column);
+    return column < columns ? v_load_n(p + column, (int)(columns - column)) : v_zero();
+}
+FL_INLINE void FL_T(store_column)(real *p, vec value, int64_t column, int64_t columns)
+{
+    if (column + FL_LANES <= columns)
+        v_store(p + column, value);
+    else if (column < columns)
+        v_store_n(p + column, value, (int)(columns - column));
+}
+
+FL_INLINE void FL_T(gemm_tile)(const FL_T(fl_gemm) * g, const int mr, const int nb, int64_t row,
+                               int64_t block)
+{
+    vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
+    const int nv = FL_BLOCK_VECTORS;
+    int64_t column = block * nv * FL_LANES;
+    FL_UNROLL
+    for (int r = 0; r < mr; r++) {
+        FL_UNROLL
+        for (int v = 0; v < nv * nb; v++)
+            acc[r][v] = g->init ? FL_T(load_column)(g->init + (row + r) * g->init_row,
+                                                    column + v * FL_LANES, g->columns)
+                                : v_zero();
+    }
+    FL_T(tile_accumulate)(mr, nv, nb, acc, g->a + row * g->a_row, g->a_row, g->a_depth,
+                          g->b + block * g->b_block, g->b_block, g->b_depth, g->depth);
+    FL_UNROLL
+    for (int r = 0; r < mr; r++) {
+        FL_UNROLL
+        for (int v = 0; v < nv * nb; v++)
+            FL_T(store_column)(g->c + (row + r) * g->c_row, acc[r][v], column + v * FL_LANES,
+                               g->columns);
+    }
+}
+
+/* Call `tile(argument, rows of the tile, blocks of the tile, row, block)` with constants, so that
+ * each height is its own code. A single row takes two blocks at once: four chains of FMAs do not
+ * hide the latency, eight do. */
+#if FL_TILE_ROWS == 6
+#define FL_TILE_SWITCH(tile, argument, mr, row, block)                                             \
+    switch (mr) {                                                                                  \
+    case 1:                                                                                        \
+        tile(argument, 1, 1, row, block);                                                          \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        tile(argument, 2, 1, row, block);                                                          \
+        break;                                                                                     \
+    case 3:                                                                                        \
+        tile(argument, 3, 1, row, block);                                                          \
+        break;                                                                                     \
+    case 4:                                                                                        \
+        tile(argument, 4, 1, row, block);                                                          \
+        break;                                                                                     \
+    case 5:                                                                                        \
+        tile(argument, 5, 1, row, block);                                                          \
+        break;                                                                                     \
+    default:                                                                                       \
+        tile(argument, 6, 1, row, block);                                                          \
+        break;                                                                                     \
+    }
+#else
+#define FL_TILE_SWITCH(tile, argument, mr, row, block)                                             \
+    switch (mr) {                                                                                  \
+    case 1:                                                                                        \
+        tile(argument, 1, 1, row, block);                                                          \
+        break;                                                                                     \
+    case 2:                                                                                        \
+        tile(argument, 2, 1, row, block);                                                          \
+        break;                                                                                     \
+    default:                                                                                       \
+        tile(argument, 3, 1, row, block);                                                          \
+        break;                                                                                     \
+    }
+#endif
+
+static void FL_T(gemm)(const FL_T(fl_gemm) * g)
+{
+    int64_t block = g->block_first;
+    if (g->rows == 1)
+        for (; block + 2 <= g->block_end; block += 2)
+            FL_T(gemm_tile)(g, 1, 2, 0, block);
+    for (; block < g->block_end; block++)
+        for (int64_t row = 0; row < g->rows;) {
+            int mr = FL_T(tile_rows)(g->rows - row);
+            FL_TILE_SWITCH(FL_T(gemm_tile), g, mr, row, block)
+            row += mr;
+        }
+}

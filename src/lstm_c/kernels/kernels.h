@@ -1,0 +1,125 @@
+/* What the kernels of one ISA and dtype offer to the layers: argument structs and one table of
+ * functions. Included twice, for FL_SUFFIX f32 and f64. No function here allocates, locks or knows
+ * about threads.
+ *
+ * Layouts. V = lanes of a vector. Columns of a packed matrix come in vectors of V, vectors in
+ * blocks of NV; a block stores its NV vectors for depth 0, then for depth 1, ... so that one stream
+ * of memory feeds one register tile. gate-interleaved ("panels")  vector index = panel * gates +
+ * gate; panel p holds units [p*V, (p+1)*V). The epilogue of a tile therefore has all gates of its
+ * units in registers. plain                        vector index = column / V. Every output is one
+ * chain of multiply-adds over the depth, in order, whatever the tile: results depend neither on the
+ * number of rows nor on who computes them. */
+#include "simd/dtype.h" /* guarded; everything else here is per dtype */
+
+#ifndef FL_KERNELS_LIMITS
+#define FL_KERNELS_LIMITS
+enum {
+    FL_MAX_GATES = 4,    /* accumulators of a unit */
+    FL_MAX_STATES = 3,   /* states beside h that a cell carries: c; n, m */
+    FL_BLOCK_VECTORS = 4 /* NV of plain matrices */
+};
+/* Facts of a cell that the layers need; the same for each ISA and dtype. */
+typedef struct fl_cell_facts {
+    const char *name;
+    int gates;
+    int states;
+    int panels_per_block; /* panels whose gates share a block */
+} fl_cell_facts;
+#endif
+
+/* C = init + A B for columns of blocks [block_first, block_end); `=`, c may alias init. */
+typedef struct FL_T(fl_gemm) {
+    int64_t rows, depth,
+        columns; /* columns: valid ones of C, the rest of the last block is not written */
+    int64_t block_first, block_end;
+    const real *a;
+    int64_t a_row, a_depth; /* element strides of A[row, depth] */
+    const real *b;
+    int64_t b_block,
+        b_depth;      /* element strides between blocks and between depths; 4 vectors a block */
+    const real *init; /* NULL: zero */
+    int64_t init_row; /* 0: one row for all (a bias) */
+    real *c;
+    int64_t c_row;
+} FL_T(fl_gemm);
+
+/* One step forward of one cell for `rows` sequences and the units of blocks [block_first,
+ * block_end). */
+typedef struct FL_T(fl_step) {
+    int64_t rows, units, block_first, block_end;
+    int64_t descending; /* 1: walk the blocks downwards (a step starts with what the cache still
+                           holds) */
+    const real
+        *init; /* gate pre-activations before x and h are added: hoisted x W + b, or the bias */
+    int64_t init_row;         /* 0 for a bias */
+    const real *x, *weight_x; /* x (rows, x_depth) or NULL when hoisted; packed panels */
+    int64_t x_row, x_depth;
+    const real *h_prev, *weight_h;
+    int64_t h_prev_row, h_depth;
+    const real *state_prev; /* (rows, states, plane) */
+    int64_t state_prev_row;
+    real *state; /* as state_prev, may be the same memory */
+    int64_t state_row, state_plane;
+    real *h; /* (rows, units) */
+    int64_t h_row;
+    real *saved; /* activated gates (rows, panels, gates, V), NULL in inference, may alias init */
+    int64_t saved_row;
+} FL_T(fl_step);
+
+/* One step backward: dh += dgates_next U^T + dy, then the cell's derivative. */
+typedef struct FL_T(fl_backstep) {
+    int64_t rows, units, block_first, block_end; /* blocks of 4 panels of units */
+    const real *dgates_next, *weight_t;          /* depth 0: the step has no successor */
+    int64_t dgates_next_row, depth;
+    const real *dy; /* (rows, units) or NULL */
+    int64_t dy_row;
+    real *dh; /* in: gradient that reaches h beside dy and U (final state, direct path); out: the
+                 same for the previous step */
+    int64_t dh_row;
+    real *dstate; /* in: gradient of the states after the step; out: before it */
+    int64_t dstate_row, state_plane;
+    const real *state_prev, *state, *h_prev;
+    int64_t state_prev_row, state_row, h_prev_row;
+    real *gates; /* in: activated gates; out: gradient of the pre-activations */
+    int64_t gates_row;
+} FL_T(fl_backstep);
+
+typedef struct FL_T(fl_cell) {
+    fl_cell_facts facts;
+    void (*forward)(const FL_T(fl_step) *);
+    void (*backward)(const FL_T(fl_backstep) *);
+} FL_T(fl_cell);
+
+/* Hyper-parameters of one optimiser step; a field that a rule does not use is ignored. */
+#ifndef FL_OPTIMIZER_HYPER
+#define FL_OPTIMIZER_HYPER
+typedef struct fl_optimizer_rates {
+    double learning_rate, momentum, alpha, beta1, beta2, epsilon, weight_decay;
+    double gradient_scale; /* from clipping */
+    double bias1, bias2;   /* 1 - beta^step */
+    double mu, mu_next, mu_product;
+    int nesterov;
+} fl_optimizer_rates;
+#endif
+
+typedef struct FL_T(fl_optimizer) {
+    real *parameters;
+    const real *gradients;
+    real *slot0, *slot1;
+    int64_t count;
+    fl_optimizer_rates rates;
+} FL_T(fl_optimizer);
+
+typedef struct FL_T(fl_kernels) {
+    int lanes;
+    void (*gemm)(const FL_T(fl_gemm) *);
+    const FL_T(fl_cell) * cells;
+    int n_cells;
+    void (*sigmoid)(const real *x, real *y, int64_t count);
+    void (*tanh)(const real *x, real *y, int64_t count);
+    /* y[i] *= factor[i] */
+    void (*multiply)(real *y, const real *factor, int64_t count);
+    double (*sum_squares)(const real *x, int64_t count);
+    /* by kind: sgd (slot0 the momentum buffer or NULL), rmsprop, adam, adamw, nadam */
+    void (*optimizer[5])(const FL_T(fl_optimizer) *);
+} FL_T(fl_kernels);

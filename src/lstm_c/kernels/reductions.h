@@ -1,0 +1,28 @@
+/* Sums and elementwise passes over flat arrays. */
+
+/* Sum of squares in double, in blocks of fixed length: the order never depends on threads. */
+static double FL_T(sum_squares)(const real *x, int64_t count)
+{
+    double total = 0;
+    for (int64_t start = 0; start < count; start += 1024) {
+        int64_t end = start + 1024 < count ? start + 1024 : count, i = start;
+        vec sum = v_zero();
+        for (; i + FL_LANES <= end; i += FL_LANES)
+            sum = v_fma(v_load(x + i), v_load(x + i), sum);
+        if (i < end) {
+            vec tail = v_load_n(x + i, (int)(end - i));
+            sum = v_fma(tail, tail, sum);
+        }
+        total += (double)v_hsum(sum);
+    }
+    return total;
+}
+
+static void FL_T(multiply)(real *y, const real *factor, int64_t count)
+{
+    int64_t i = 0;
+    for (; i + FL_LANES <= count; i += FL_LANES)
+        v_store(y + i, v_load(y + i) * v_load(factor + i));
+    for (; i < count; i++)
+        y[i] *= factor[i];
+}

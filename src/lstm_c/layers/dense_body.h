@@ -1,0 +1,72 @@
+/* Dense layer for one dtype; see dense.c. */
+#include "layers/dense.h"
+
+/* to (blocks, depth, width) from `from`: element [k, column] at from[k * row + column * step];
+ * padding is zero. */
+static void FL_T(pack_plain)(const real *from, int64_t row, int64_t step, int64_t depth,
+                             int64_t columns, int64_t width, real *to)
+{
+    for (int64_t first = 0; first < columns; first += width)
+        for (int64_t k = 0; k < depth; k++)
+            for (int64_t j = 0; j < width; j++)
+                *to++ = first + j < columns ? from[k * row + (first + j) * step] : 0;
+}
+
+/* c (rows, columns) = init + A B; B given by strides, packed into `scratch`. */
+static void FL_T(product)(const FL_T(fl_kernels) * kernels, int64_t rows, int64_t depth,
+                          int64_t columns, const real *a, int64_t a_row, int64_t a_depth,
+                          const real *b, int64_t b_depth, int64_t b_column, const real *bias,
+                          real *c, real *scratch)
+{
+    int64_t width = FL_BLOCK_VECTORS * kernels->lanes;
+    FL_T(pack_plain)(b, b_depth, b_column, depth, columns, width, scratch);
+    FL_T(fl_gemm)
+    gemm = {.rows = rows,
+            .depth = depth,
+            .columns = columns,
+            .block_end = (columns + width - 1) / width,
+            .a = a,
+            .a_row = a_row,
+            .a_depth = a_depth,
+            .b = scratch,
+            .b_block = width * depth,
+            .b_depth = width,
+            .init = bias,
+            .init_row = 0,
+            .c = c,
+            .c_row = columns};
+    kernels->gemm(&gemm);
+}
+
+static fl_status FL_T(dense)(const fl_isa *isa, const fl_dense_call *call)
+{
+    const FL_T(fl_kernels) *kernels = &isa->FL_SUFFIX;
+    int64_t width = FL_BLOCK_VECTORS * kernels->lanes, n = call->n, in = call->in, out = call->out;
+    int64_t widest = (in > out ? in : out) + width, deepest = n > in ? n : in;
+    fl_arena arena = {0};
+    deepest = deepest > out ? deepest : out;
+    if (deepest > INT64_MAX / widest)
+        return FL_ERR_OVERFLOW;
+    fl_arena_take(&arena, deepest * widest, sizeof(real));
+    fl_status status = fl_arena_commit(&arena);
+    if (status != FL_OK)
+        return status;
+    real *scratch = fl_arena_take(&arena, deepest * widest, sizeof(real));
+    if (call->y)
+        FL_T(product)(kernels, n, in, out, call->x, in, 1, call->weight, 1, in, call->bias, call->y,
+                      scratch);
+    if (call->dweight)
+        FL_T(product)(kernels, out, n, in, call->dy, 1, out, call->x, in, 1, NULL, call->dweight,
+                      scratch);
+    if (call->dx)
+        FL_T(product)(kernels, n, out, in, call->dy, out, 1, call->weight, in, 1, NULL, call->dx,
+                      scratch);
+    for (int64_t j = 0; call->dbias && j < out; j++) {
+        real sum = 0;
+        for (int64_t row = 0; row < n; row++)
+            sum += ((const real *)call->dy)[row * out + j];
+        ((real *)call->dbias)[j] = sum;
+    }
+    fl_arena_release(&arena);
+    return FL_OK;
+}

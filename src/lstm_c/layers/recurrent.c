@@ -1,0 +1,343 @@
+/* The recurrent layer: create, pack, and the time loops.
+ *
+ * Plan of a call. Sequences are sorted by length and packed time-major (ragged.h). For each layer
+ * and direction: the input projection is hoisted out of the time loop as one product per chunk of
+ * steps (chunk sized to stay in L2) where that pays, else x W joins h U in the step's tile; then
+ * the steps, each a pass of the cell's fused kernel over blocks of packed weights. Threads take
+ * directions, then rows (no synchronisation at all), then, when there are few rows, blocks of units
+ * with one barrier a step (schedule.c). Training keeps the activated gates in the memory of the
+ * projection, plus states and outputs. Backward: one fused kernel a step (dgates U^T and the cell's
+ * derivative), then the gradients of all weights of a layer as one deep product over all real
+ * steps, and dx as another. Cost: forward 2 * gate_columns * (input + hidden) flops a row, training
+ * three times that. */
+#include "layers/recurrent.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+
+static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
+                                 int n_threads, int64_t *chunk_rows);
+
+#define FL_SUFFIX f32
+#include "layers/pack_body.h"
+#include "layers/recurrent_backward_body.h"
+#include "layers/recurrent_forward_body.h"
+#include "layers/recurrent_load_body.h"
+#undef FL_SUFFIX
+#define FL_SUFFIX f64
+#include "layers/pack_body.h"
+#include "layers/recurrent_backward_body.h"
+#include "layers/recurrent_forward_body.h"
+#include "layers/recurrent_load_body.h"
+#undef FL_SUFFIX
+
+enum { CHUNK_BYTES = 256 * 1024 }; /* hoisted projections of a thread: well inside L2 */
+
+static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
+                        int n_threads, int64_t chunk_rows, fl_arena *arena)
+{
+    const fl_ragged *ragged = &tape->ragged;
+    size_t size = layer->real_size;
+    int64_t hidden = layer->config.hidden_size, columns = hidden * layer->directions,
+            state_row = layer->cell.states * layer->plane;
+    int64_t L = layer->config.num_layers;
+    int measuring = !arena->memory, one = ragged->n == 1 && !tape->training;
+    fl_ragged_layout(&tape->ragged, arena);
+    tape->layers = fl_arena_take(arena, L, sizeof *tape->layers);
+    tape->directions = fl_arena_take(arena, layer->n_packed, sizeof *tape->directions);
+    tape->x = one ? NULL : fl_arena_take(arena, ragged->rows * layer->config.input_size, size);
+    void *alternate[2] = {NULL, NULL};
+    for (int64_t level = 0; level < L; level++) {
+        fl_tape_layer made = {0};
+        int drops = tape->training && level > 0 && layer->config.dropout > 0, top = level == L - 1;
+        made.factor = drops ? fl_arena_take(arena, ragged->n * columns, size) : NULL;
+        made.dropped = drops ? fl_arena_take(arena, ragged->rows * columns, size) : NULL;
+        if (one && top && call->y)
+            made.y = (char *)call->y + (size_t)(call->y_start[0] * columns) * size;
+        else if (tape->training || level < 2)
+            made.y = alternate[level & 1] = fl_arena_take(arena, ragged->rows * columns, size);
+        else
+            made.y = alternate[level & 1];
+        if (measuring)
+            continue;
+        made.x = level == 0 ? tape->x : made.dropped ? made.dropped : tape->layers[level - 1].y;
+        if (level == 0 && one)
+            made.x = (const char *)call->x +
+                     (size_t)(call->x_rows.start[0] * layer->config.input_size) * size;
+        tape->layers[level] = made;
+    }
+    for (int index = 0; index < layer->n_packed; index++) {
+        fl_tape_direction made = {0};
+        made.h0 = fl_arena_take(arena, ragged->n * hidden, size);
+        made.state0 = fl_arena_take(arena, ragged->n * state_row, size);
+        made.gates =
+            tape->training ? fl_arena_take(arena, ragged->rows * layer->gate_stride, size) : NULL;
+        made.state = tape->training ? fl_arena_take(arena, ragged->rows * state_row, size) : NULL;
+        if (!measuring)
+            tape->directions[index] = made;
+    }
+    tape->scratch = fl_arena_take(arena, n_threads, sizeof *tape->scratch);
+    for (int thread = 0; thread < n_threads && !tape->training; thread++) {
+        void *scratch = fl_arena_take(arena, chunk_rows * layer->gate_stride, size);
+        if (!measuring)
+            tape->scratch[thread] = scratch;
+    }
+}
+
+static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
+                                 int n_threads, int64_t *chunk_rows)
+{
+    fl_arena measure = {0};
+    int64_t budget = CHUNK_BYTES / (int64_t)layer->real_size / layer->gate_stride;
+    int64_t rows =
+        tape->ragged.n > budget ? tape->ragged.n : budget; /* at least one step of all sequences */
+    *chunk_rows = rows < tape->ragged.rows ? rows : tape->ragged.rows;
+    tape_layout(tape, layer, call, n_threads, *chunk_rows, &measure);
+    tape->arena.used = measure.used;
+    tape->arena.overflow = measure.overflow;
+    fl_status status = fl_arena_commit(&tape->arena);
+    if (status != FL_OK)
+        return status;
+    tape_layout(tape, layer, call, n_threads, *chunk_rows, &tape->arena);
+    fl_ragged_fill(&tape->ragged, &call->x_rows);
+    return FL_OK;
+}
+
+static int find_cell(const fl_isa *isa, const char *name)
+{
+    for (int i = 0; i < isa->f32.n_cells; i++)
+        if (strcmp(isa->f32.cells[i].facts.name, name) == 0)
+            return i;
+    return -1;
+}
+
+static fl_status check_config(const fl_recurrent_config *config)
+{
+    const int64_t limit = (int64_t)1 << 31;
+    if (!config->cell || config->input_size < 1 || config->hidden_size < 1 ||
+        config->num_layers < 1)
+        return FL_ERR_ARGUMENT;
+    if (config->input_size > limit || config->hidden_size > limit || config->num_layers > 1 << 16)
+        return FL_ERR_OVERFLOW;
+    if (config->dtype != FL_FLOAT32 && config->dtype != FL_FLOAT64)
+        return FL_ERR_ARGUMENT;
+    return config->dropout >= 0 && config->dropout < 1 ? FL_OK : FL_ERR_ARGUMENT;
+}
+
+/* Sizes that follow from the configuration and the vector length. */
+static fl_status derive_sizes(fl_recurrent *layer)
+{
+    const fl_recurrent_config *config = &layer->config;
+    int64_t hidden = config->hidden_size, gates = layer->cell.gates, parameters = 0;
+    layer->directions = config->bidirectional ? 2 : 1;
+    layer->n_packed = (int)config->num_layers * layer->directions;
+    layer->real_size = config->dtype == FL_FLOAT64 ? 8 : 4;
+    layer->lanes = config->dtype == FL_FLOAT64 ? layer->isa->f64.lanes : layer->isa->f32.lanes;
+    layer->panels = (hidden + layer->lanes - 1) / layer->lanes;
+    layer->plane = layer->panels * layer->lanes;
+    layer->blocks =
+        (layer->panels + layer->cell.panels_per_block - 1) / layer->cell.panels_per_block;
+    layer->gate_columns = layer->panels * gates * layer->lanes;
+    layer->gate_stride = layer->blocks * layer->cell.panels_per_block * gates * layer->lanes;
+    int64_t inner = hidden * layer->directions,
+            wider = config->input_size > inner ? config->input_size : inner, a_direction, total;
+    if (__builtin_mul_overflow(gates * hidden, wider + hidden + 2, &a_direction) ||
+        __builtin_mul_overflow(a_direction, (int64_t)layer->n_packed * 64, &total))
+        return FL_ERR_OVERFLOW;
+    for (int index = 0; index < layer->n_packed; index++) {
+        int64_t input = index < layer->directions ? config->input_size : inner;
+        if (layer->packed) {
+            layer->packed[index].input = input;
+            layer->packed[index].offset = parameters;
+        }
+        parameters += gates * hidden * (input + hidden + (config->bias ? 2 : 0));
+    }
+    layer->n_parameters = parameters;
+    return FL_OK;
+}
+
+static void packed_layout(fl_recurrent *layer, fl_arena *arena)
+{
+    for (int index = 0; index < layer->n_packed; index++) {
+        fl_packed *packed = &layer->packed[index];
+        packed->weight_x =
+            fl_arena_take(arena, packed->input * layer->gate_stride, layer->real_size);
+        packed->weight_h =
+            fl_arena_take(arena, layer->config.hidden_size * layer->gate_stride, layer->real_size);
+        packed->bias = fl_arena_take(arena, layer->gate_stride, layer->real_size);
+    }
+}
+
+static fl_status fill_layer(fl_recurrent *layer)
+{
+    fl_status status;
+    layer->isa = fl_isa_current(&status);
+    if (!layer->isa)
+        return status;
+    layer->cell_index = find_cell(layer->isa, layer->config.cell);
+    if (layer->cell_index < 0)
+        return FL_ERR_UNKNOWN_CELL;
+    layer->cell = layer->isa->f32.cells[layer->cell_index].facts;
+    layer->config.cell = layer->cell.name;
+    status = derive_sizes(layer);
+    if (status != FL_OK)
+        return status;
+    layer->packed = calloc((size_t)layer->n_packed, sizeof *layer->packed);
+    if (!layer->packed)
+        return FL_ERR_NOMEM;
+    derive_sizes(layer);
+    packed_layout(layer, &layer->arena);
+    status = fl_arena_commit(&layer->arena);
+    if (status == FL_OK)
+        packed_layout(layer, &layer->arena);
+    return status;
+}
+
+fl_status fl_recurrent_create(const fl_recurrent_config *config, fl_recurrent **out)
+{
+    fl_status status = config && out ? check_config(config) : FL_ERR_ARGUMENT;
+    if (status != FL_OK)
+        return status;
+    fl_recurrent *layer = calloc(1, sizeof *layer);
+    if (!layer)
+        return FL_ERR_NOMEM;
+    layer->config = *config;
+    status = fill_layer(layer);
+    if (status == FL_OK)
+        *out = layer;
+    else
+        fl_recurrent_destroy(layer);
+    return status;
+}
+
+void fl_recurrent_destroy(fl_recurrent *layer)
+{
+    if (!layer)
+        return;
+    fl_arena_release(&layer->arena);
+    free(layer->packed);
+    free(layer);
+}
+
+int32_t fl_recurrent_n_states(const fl_recurrent *layer)
+{
+    return 1 + layer->cell.states;
+}
+int64_t fl_recurrent_n_parameters(const fl_recurrent *layer)
+{
+    return layer->n_parameters;
+}
+int32_t fl_recurrent_n_arrays(const fl_recurrent *layer)
+{
+    return layer->n_packed * (layer->config.bias ? 4 : 2);
+}
+
+fl_status fl_recurrent_parameter(const fl_recurrent *layer, int32_t index, fl_parameter *parameter)
+{
+    if (index < 0 || index >= fl_recurrent_n_arrays(layer))
+        return FL_ERR_ARGUMENT;
+    int kinds = layer->config.bias ? 4 : 2, kind = index % kinds, place = index / kinds;
+    const fl_packed *packed = &layer->packed[place];
+    int64_t rows = layer->cell.gates * layer->config.hidden_size;
+    int64_t columns[4] = {packed->input, layer->config.hidden_size, 0, 0};
+    int64_t offset = packed->offset;
+    for (int k = 0; k < kind; k++)
+        offset += rows * (columns[k] ? columns[k] : 1);
+    *parameter = (fl_parameter){
+        kind, place / layer->directions, place % layer->directions, offset, rows, columns[kind]};
+    return FL_OK;
+}
+
+fl_status fl_recurrent_load(fl_recurrent *layer, const void *parameters)
+{
+    if (!layer || !parameters)
+        return FL_ERR_ARGUMENT;
+    if (layer->config.dtype == FL_FLOAT64)
+        fl_recurrent_pack_f64(layer, parameters);
+    else
+        fl_recurrent_pack_f32(layer, parameters);
+    layer->loaded = 1;
+    return FL_OK;
+}
+
+static fl_status check_forward(const fl_recurrent *layer, const fl_forward *call, fl_ragged *ragged)
+{
+    if (!layer || !layer->loaded || !call->x || (call->y && !call->y_start))
+        return FL_ERR_ARGUMENT;
+    fl_status status = fl_ragged_check(ragged, &call->x_rows, call->x_total);
+    if (status == FL_OK && call->y)
+        status = fl_ragged_check_rows(&call->x_rows, call->y_start, call->y_total);
+    return status;
+}
+
+fl_status fl_recurrent_forward(const fl_recurrent *layer, const fl_forward *call)
+{
+    fl_tape local = {0}, *tape = call->tape ? call->tape : &local;
+    fl_status status = check_forward(layer, call, &tape->ragged);
+    if (status != FL_OK)
+        return status;
+    tape->training = call->tape != NULL;
+    tape->layer = NULL;
+    status = layer->config.dtype == FL_FLOAT64 ? fl_recurrent_forward_f64(layer, call, tape)
+                                               : fl_recurrent_forward_f32(layer, call, tape);
+    if (tape == &local)
+        fl_arena_release(&local.arena);
+    else if (status == FL_OK)
+        tape->layer = layer;
+    return status;
+}
+
+/* Rows of an array of the backward call, against the lengths on the tape. */
+static fl_status check_rows(const fl_ragged *ragged, const void *array, const int64_t *start,
+                            int64_t total)
+{
+    if (!array)
+        return FL_OK;
+    if (!start)
+        return FL_ERR_ARGUMENT;
+    for (int64_t s = 0; s < ragged->n; s++) {
+        int64_t first = start[ragged->sequence[s]];
+        if (first < 0 || first > total || ragged->length[s] > total - first)
+            return FL_ERR_ARGUMENT;
+    }
+    return FL_OK;
+}
+
+fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *call)
+{
+    if (!call->tape || call->tape->layer != layer || call->n != call->tape->ragged.n ||
+        !call->gradients || !call->parameters)
+        return FL_ERR_ARGUMENT;
+    fl_status status = check_rows(&call->tape->ragged, call->dy, call->dy_start, call->dy_total);
+    if (status == FL_OK)
+        status = check_rows(&call->tape->ragged, call->dx, call->dx_start, call->dx_total);
+    if (status != FL_OK)
+        return status;
+    status = layer->config.dtype == FL_FLOAT64 ? fl_recurrent_backward_f64(layer, call)
+                                               : fl_recurrent_backward_f32(layer, call);
+    if (status == FL_OK)
+        call->tape->layer = NULL;
+    return status;
+}
+
+fl_status fl_tape_create(fl_tape **tape)
+{
+    *tape = calloc(1, sizeof **tape);
+    return *tape ? FL_OK : FL_ERR_NOMEM;
+}
+
+void fl_tape_destroy(fl_tape *tape)
+{
+    if (!tape)
+        return;
+    fl_arena_release(&tape->arena);
+    fl_arena_release(&tape->backward_arena);
+    free(tape);
+}
+
+int64_t fl_tape_bytes(const fl_tape *tape)
+{
+    return (int64_t)(tape->arena.capacity + tape->backward_arena.capacity);
+}

@@ -1,0 +1,100 @@
+/* The recurrent layer: packed weights, and the tape that a call works in. */
+#ifndef FL_LAYERS_RECURRENT_H
+#define FL_LAYERS_RECURRENT_H
+
+#include "base/arena.h"
+#include "base/team.h"
+#include "isa/isa.h"
+#include "layers/ragged.h"
+
+/* Packed weights of one layer and direction (void: float or double). */
+typedef struct fl_packed {
+    int64_t input;  /* columns of weight_ih */
+    int64_t offset; /* of weight_ih in the flat parameters; weight_hh, bias_ih, bias_hh follow */
+    void *weight_x, *weight_h, *bias;
+} fl_packed;
+
+struct fl_recurrent {
+    fl_recurrent_config config;
+    fl_cell_facts cell;
+    const fl_isa *isa;
+    int cell_index, directions, n_packed, loaded;
+    size_t real_size;
+    int64_t lanes;
+    int64_t panels;       /* vectors of units */
+    int64_t plane;        /* units padded to whole vectors */
+    int64_t blocks;       /* blocks of packed gate columns */
+    int64_t gate_columns; /* panels * gates * lanes: what holds values in a row of gates */
+    int64_t gate_stride;  /* a row of gates, whole blocks */
+    int64_t n_parameters;
+    fl_packed *packed; /* (layers * directions) */
+    fl_arena arena;
+};
+
+/* One layer and direction of a call. */
+typedef struct fl_tape_direction {
+    void *h0;     /* (n, hidden) */
+    void *state0; /* (n, states, plane); inference: the running states */
+    void *gates;  /* training: (rows, gate_stride): input projection, activated gates, then their
+                     gradient */
+    void *state;  /* training: (rows, states, plane) */
+} fl_tape_direction;
+
+typedef struct fl_tape_layer {
+    const void *x; /* (rows, input) what the layer sees, after dropout */
+    void *dropped; /* memory of x where dropout makes a copy, else NULL */
+    void *factor;  /* (n, input) dropout factors, or NULL */
+    void *y;       /* (rows, hidden * directions) */
+} fl_tape_layer;
+
+/* Memory of one call, kept between calls. */
+struct fl_tape {
+    const fl_recurrent *layer; /* of the forward call that filled it, NULL when used up */
+    fl_ragged ragged;
+    int training;
+    void *x;                       /* packed input */
+    fl_tape_layer *layers;         /* (num_layers) */
+    fl_tape_direction *directions; /* (num_layers * directions) */
+    void **scratch; /* (n_threads) inference: hoisted projections of a chunk of steps */
+    fl_arena arena;
+    fl_arena backward_arena;
+};
+
+/* What one thread computes of a layer: a direction, rows (sequences) and blocks of gate columns. */
+typedef struct fl_share {
+    int direction_first, direction_end;
+    int64_t row_first, row_end;
+    int group, rank, group_size; /* threads on the same direction; they meet after every step if
+                                    `splits_units` */
+    int splits_units;
+} fl_share;
+
+/* Threads worth using for a call on this batch, at most `wanted`. */
+int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int wanted);
+/* Share of `thread`. Rows are cut so that each thread gets about as many steps; no row is cut when
+ * there are fewer than four a thread, then units are. */
+fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
+                            int n_threads);
+/* Part `index` of `parts` of [0, count). */
+void fl_split(int64_t count, int index, int parts, int64_t *first, int64_t *end);
+
+/* Parts of a step in running order: rows that have a predecessor, and where it is. `step` counts in
+ * running order. */
+typedef struct fl_moment {
+    int64_t rows, row0; /* active sequences, packed row of the first */
+    int64_t with_previous,
+        previous0; /* sequences (a prefix) that ran a step before, packed row of the first there */
+    int64_t with_next, next0; /* sequences that run a step after */
+} fl_moment;
+fl_moment fl_ragged_moment(const fl_ragged *ragged, int64_t step, int reverse);
+
+void fl_recurrent_pack_f32(fl_recurrent *layer, const void *parameters);
+void fl_recurrent_pack_f64(fl_recurrent *layer, const void *parameters);
+fl_status fl_recurrent_forward_f32(const fl_recurrent *layer, const fl_forward *call,
+                                   fl_tape *tape);
+fl_status fl_recurrent_forward_f64(const fl_recurrent *layer, const fl_forward *call,
+                                   fl_tape *tape);
+fl_status fl_recurrent_backward_f32(const fl_recurrent *layer, const fl_backward *call);
+fl_status fl_recurrent_backward_f64(const fl_recurrent *layer, const fl_backward *call);
+
+#endif

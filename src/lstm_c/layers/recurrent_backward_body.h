@@ -1,0 +1,457 @@
+/* Back-propagation through time, for one dtype. See recurrent.c for the plan. */
+
+typedef struct FL_T(fl_gradient_scratch) {
+    real *inputs; /* (chunk, input + hidden + 1): rows of [x, h_prev, 1] */
+    real *dgates; /* (chunk, block width): one block of gate gradients */
+} FL_T(fl_gradient_scratch);
+
+typedef struct FL_T(fl_backward_run) {
+    const fl_recurrent *layer;
+    const fl_backward *call;
+    fl_tape *tape;
+    const FL_T(fl_kernels) * kernels;
+    const real *parameters;
+    real *dy_top;          /* packed dy of the top layer, or NULL */
+    real *dx[2];           /* packed dx of a layer = dy of the layer below, alternating */
+    real *dh, *dstate;     /* (directions, n, plane), (directions, n, states, plane) */
+    real **weight_t;       /* (layers * directions) packed U^T */
+    real **weight_xt;      /* packed W^T, NULL where dx is not wanted */
+    real *weight_gradient; /* (directions, input + hidden + 1, gate_stride), the largest layer's */
+    FL_T(fl_gradient_scratch) * scratch;
+    int64_t chunk; /* rows of a weight-gradient chunk */
+    int n_threads;
+    fl_barrier all, group[2];
+} FL_T(fl_backward_run);
+
+static const real *FL_T(dy_of)(const FL_T(fl_backward_run) * run, int64_t level)
+{
+    return level == run->layer->config.num_layers - 1 ? run->dy_top : run->dx[(level + 1) & 1];
+}
+
+static int64_t FL_T(unit_blocks)(int64_t columns, int64_t lanes)
+{
+    return (columns + FL_BLOCK_VECTORS * lanes - 1) / (FL_BLOCK_VECTORS * lanes);
+}
+
+/* Gradient of the initial states of the share's rows that start at this step: they leave here. */
+static void FL_T(leave_rows)(const FL_T(fl_backward_run) * run, int index, const fl_moment *moment,
+                             const fl_share *share, int64_t block_first, int64_t block_end)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t hidden = layer->config.hidden_size, width = FL_BLOCK_VECTORS * layer->lanes;
+    int64_t row =
+        share->row_first > moment->with_previous ? share->row_first : moment->with_previous;
+    int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows;
+    if (row >= end)
+        return;
+    real *dh = run->dh + ((index % layer->directions) * ragged->n + row) * layer->plane;
+    FL_T(fl_gemm)
+    gemm = {.rows = end - row,
+            .depth = layer->gate_columns,
+            .columns = hidden,
+            .block_first = block_first,
+            .block_end = block_end,
+            .a = (const real *)run->tape->directions[index].gates +
+                 (moment->row0 + row) * layer->gate_stride,
+            .a_row = layer->gate_stride,
+            .a_depth = 1,
+            .b = run->weight_t[index],
+            .b_block = width * layer->gate_columns,
+            .b_depth = width,
+            .init = dh,
+            .init_row = layer->plane,
+            .c = dh,
+            .c_row = layer->plane};
+    run->kernels->gemm(&gemm);
+}
+
+/* One step backward: rows that ran a step after, then rows that ended here. */
+static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index,
+                                const fl_moment *moment, const fl_share *share, int64_t block_first,
+                                int64_t block_end)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_tape_direction *tape = &run->tape->directions[index];
+    int64_t n = run->tape->ragged.n, hidden = layer->config.hidden_size,
+            y_row = hidden * layer->directions;
+    int64_t state_row = layer->cell.states * layer->plane, level = index / layer->directions,
+            reverse = index % layer->directions;
+    int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows;
+    const real *dy = FL_T(dy_of)(run, level);
+    FL_T(fl_backstep)
+    s = {.units = hidden,
+         .block_first = block_first,
+         .block_end = block_end,
+         .weight_t = run->weight_t[index],
+         .dgates_next_row = layer->gate_stride,
+         .dy_row = y_row,
+         .dh_row = layer->plane,
+         .dstate_row = state_row,
+         .state_plane = layer->plane,
+         .state_prev_row = state_row,
+         .state_row = state_row,
+         .gates_row = layer->gate_stride};
+    for (int64_t row = share->row_first; row < end; row += s.rows) {
+        int continues = row < moment->with_next, started = row >= moment->with_previous;
+        int64_t stop = end; /* a run of rows alike: up to where with_next or with_previous cuts */
+        if (continues && moment->with_next < stop)
+            stop = moment->with_next;
+        if (!started && moment->with_previous < stop)
+            stop = moment->with_previous;
+        s.rows = stop - row;
+        s.depth = continues ? layer->gate_columns : 0;
+        s.dgates_next =
+            (const real *)tape->gates + (continues ? moment->next0 + row : 0) * layer->gate_stride;
+        s.dy = dy ? dy + (moment->row0 + row) * y_row + reverse * hidden : NULL;
+        s.dh = run->dh + (reverse * n + row) * layer->plane;
+        s.dstate = run->dstate + (reverse * n + row) * state_row;
+        s.state_prev = started ? (const real *)tape->state0 + row * state_row
+                               : (const real *)tape->state + (moment->previous0 + row) * state_row;
+        s.state = (const real *)tape->state + (moment->row0 + row) * state_row;
+        s.gates = (real *)tape->gates + (moment->row0 + row) * layer->gate_stride;
+        run->kernels->cells[layer->cell_index].backward(&s);
+    }
+}
+
+static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, const fl_share *share)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t blocks = FL_T(unit_blocks)(layer->config.hidden_size, layer->lanes), block_first = 0,
+            block_end = blocks;
+    if (share->splits_units)
+        fl_split(blocks, share->rank, share->group_size, &block_first, &block_end);
+    for (int64_t step = ragged->steps; step-- > 0;) {
+        fl_moment moment = fl_ragged_moment(ragged, step, index % layer->directions);
+        FL_T(backward_step)(run, index, &moment, share, block_first, block_end);
+        if (share->splits_units)
+            fl_barrier_wait(&run->group[share->group], share->group_size);
+        if (run->call->dstates_in)
+            FL_T(leave_rows)(run, index, &moment, share, block_first, block_end);
+    }
+}
+
+/* Rows [first, first + count) of [x, h_prev, 1] in packed order. */
+static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, int64_t first,
+                                int64_t count, real *inputs)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    const fl_tape_layer *level = &run->tape->layers[index / layer->directions];
+    int reverse = index % layer->directions;
+    int64_t input = layer->packed[index].input, hidden = layer->config.hidden_size,
+            y_row = hidden * layer->directions;
+    int64_t t = 0;
+    while (ragged->offset[t + 1] <= first)
+        t++;
+    for (int64_t row = first; row < first + count; row++, inputs += input + hidden + 1) {
+        if (row >= ragged->offset[t + 1])
+            t++;
+        int64_t s = row - ragged->offset[t];
+        fl_moment moment = fl_ragged_moment(ragged, reverse ? ragged->steps - 1 - t : t, reverse);
+        FL_T(copy_row)(inputs, (const real *)level->x + row * input, input);
+        FL_T(copy_row)(inputs + input,
+                       s < moment.with_previous
+                           ? (const real *)level->y + (moment.previous0 + s) * y_row +
+                                 reverse * hidden
+                           : (const real *)run->tape->directions[index].h0 + s * hidden,
+                       hidden);
+        inputs[input + hidden] = 1;
+    }
+}
+
+/* Columns of gate block `block` of the (input + hidden + 1, gate_stride) gradient -> flat
+ * gradients. */
+static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index,
+                                  const real *gradient, int64_t column_first, int64_t column_end)
+{
+    const fl_recurrent *layer = run->layer;
+    int64_t lanes = layer->lanes, hidden = layer->config.hidden_size, gates = layer->cell.gates,
+            input = layer->packed[index].input;
+    real *weight_ih = (real *)run->call->gradients + layer->packed[index].offset;
+    real *weight_hh = weight_ih + gates * hidden * input,
+         *bias_ih = weight_hh + gates * hidden * hidden, *bias_hh = bias_ih + gates * hidden;
+    for (int64_t column = column_first; column < column_end; column++) {
+        int64_t vector = column / lanes, unit = vector / gates * lanes + column % lanes,
+                row = vector % gates * hidden + unit;
+        const real *from = gradient + column;
+        if (unit >= hidden)
+            continue;
+        for (int64_t k = 0; k < input; k++, from += layer->gate_stride)
+            weight_ih[row * input + k] = *from;
+        for (int64_t k = 0; k < hidden; k++, from += layer->gate_stride)
+            weight_hh[row * hidden + k] = *from;
+        if (layer->config.bias)
+            bias_ih[row] = bias_hh[row] = *from;
+    }
+}
+
+/* Gradients of one layer's weights: dgates^T [x, h_prev, 1] over all real steps, in chunks of rows;
+ * the thread's share is a range of gate blocks, so every sum has one order. */
+static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int thread,
+                                   int n_threads)
+{
+    const fl_recurrent *layer = run->layer;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes,
+            blocks = (layer->gate_columns + width - 1) / width, first, end;
+    int64_t columns = layer->packed[index].input + layer->config.hidden_size + 1,
+            total = run->tape->ragged.rows;
+    real *gradient =
+        run->weight_gradient + (index % layer->directions) * columns * layer->gate_stride;
+    real *inputs = run->scratch[thread].inputs, *dgates = run->scratch[thread].dgates;
+    fl_split(blocks, thread, n_threads, &first, &end);
+    for (int64_t row = 0; row < total && first < end; row += run->chunk) {
+        int64_t count = total - row < run->chunk ? total - row : run->chunk;
+        FL_T(gather_inputs)(run, index, row, count, inputs);
+        for (int64_t block = first; block < end; block++) {
+            const real *from = (const real *)run->tape->directions[index].gates +
+                               row * layer->gate_stride + block * width;
+            for (int64_t k = 0; k < count; k++)
+                FL_T(copy_row)(dgates + k * width, from + k * layer->gate_stride, width);
+            FL_T(fl_gemm)
+            gemm = {.rows = columns,
+                    .depth = count,
+                    .columns = layer->gate_columns - block * width,
+                    .block_end = 1,
+                    .a = inputs,
+                    .a_row = 1,
+                    .a_depth = columns,
+                    .b = dgates,
+                    .b_depth = width,
+                    .init = row ? gradient + block * width : NULL,
+                    .init_row = layer->gate_stride,
+                    .c = gradient + block * width,
+                    .c_row = layer->gate_stride};
+            run->kernels->gemm(&gemm);
+        }
+    }
+    int64_t column_end = end * width < layer->gate_columns ? end * width : layer->gate_columns;
+    FL_T(unpack_gradient)(run, index, gradient, first * width, column_end);
+}
+
+/* dx of a layer = sum over directions of dgates W, for packed rows [first, end). */
+static void FL_T(input_gradient)(const FL_T(fl_backward_run) * run, int64_t level, int64_t first,
+                                 int64_t end)
+{
+    const fl_recurrent *layer = run->layer;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes;
+    for (int d = 0; d < layer->directions && end > first; d++) {
+        int index = (int)level * layer->directions + d;
+        int64_t input = layer->packed[index].input;
+        real *dx = run->dx[level & 1] + first * input;
+        FL_T(fl_gemm)
+        gemm = {.rows = end - first,
+                .depth = layer->gate_columns,
+                .columns = input,
+                .block_end = FL_T(unit_blocks)(input, layer->lanes),
+                .a = (const real *)run->tape->directions[index].gates + first * layer->gate_stride,
+                .a_row = layer->gate_stride,
+                .a_depth = 1,
+                .b = run->weight_xt[index],
+                .b_block = width * layer->gate_columns,
+                .b_depth = width,
+                .init = d ? dx : NULL,
+                .init_row = input,
+                .c = dx,
+                .c_row = input};
+        run->kernels->gemm(&gemm);
+    }
+}
+
+/* Through the dropout of a layer's input: dx *= factor, for steps [first, end). */
+static void FL_T(drop_gradient)(const FL_T(fl_backward_run) * run, int64_t level, int64_t first,
+                                int64_t end)
+{
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t columns = run->layer->config.hidden_size * run->layer->directions;
+    for (int64_t t = first; t < end; t++)
+        run->kernels->multiply(run->dx[level & 1] + ragged->offset[t] * columns,
+                               run->tape->layers[level].factor, ragged->batch[t] * columns);
+}
+
+/* Part of a level that starts from all its gate gradients: weights, then the layer below. */
+static void FL_T(backward_level_products)(FL_T(fl_backward_run) * run, int64_t level, int thread,
+                                          int n_threads)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t first, end;
+    for (int d = 0; d < layer->directions; d++)
+        FL_T(weight_gradients)(run, (int)level * layer->directions + d, thread, n_threads);
+    if (run->weight_xt[level * layer->directions]) {
+        fl_split(ragged->rows, thread, n_threads, &first, &end);
+        FL_T(input_gradient)(run, level, first, end);
+        fl_barrier_wait(&run->all, n_threads);
+        if (run->tape->layers[level].factor) {
+            fl_split(ragged->steps, thread, n_threads, &first, &end);
+            FL_T(drop_gradient)(run, level, first, end);
+        }
+    }
+    fl_barrier_wait(&run->all, n_threads);
+}
+
+/* Gradients at the final states into dh and dstate, one level and the directions of the share. */
+static void FL_T(begin_level)(const FL_T(fl_backward_run) * run, int64_t level)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t hidden = layer->config.hidden_size, state_row = layer->cell.states * layer->plane;
+    for (int d = 0; d < layer->directions; d++)
+        for (int i = 0; i <= layer->cell.states; i++) {
+            const real *given = run->call->dstates_out ? run->call->dstates_out[i] : NULL;
+            given = given ? given + (level * layer->directions + d) * ragged->n * hidden : NULL;
+            if (i == 0)
+                FL_T(gather_state)(ragged, given, hidden, run->dh + d * ragged->n * layer->plane,
+                                   layer->plane, layer->plane);
+            else
+                FL_T(gather_state)(ragged, given, hidden,
+                                   run->dstate + d * ragged->n * state_row + (i - 1) * layer->plane,
+                                   state_row, layer->plane);
+        }
+}
+
+static void FL_T(end_level)(const FL_T(fl_backward_run) * run, int64_t level)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t hidden = layer->config.hidden_size, state_row = layer->cell.states * layer->plane;
+    for (int d = 0; run->call->dstates_in && d < layer->directions; d++) {
+        int64_t at = (level * layer->directions + d) * ragged->n * hidden;
+        for (int i = 0; i <= layer->cell.states; i++) {
+            real *to = run->call->dstates_in[i];
+            if (to && i == 0)
+                FL_T(scatter_state)(ragged, run->dh + d * ragged->n * layer->plane, layer->plane,
+                                    hidden, to + at);
+            else if (to)
+                FL_T(scatter_state)(
+                    ragged, run->dstate + d * ragged->n * state_row + (i - 1) * layer->plane,
+                    state_row, hidden, to + at);
+        }
+    }
+}
+
+/* The transposed weights, blocks shared out among the threads. */
+static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int thread,
+                                        int n_threads)
+{
+    const fl_recurrent *layer = run->layer;
+    int64_t hidden = layer->config.hidden_size, first, end;
+    for (int index = 0; index < layer->n_packed; index++) {
+        int64_t input = layer->packed[index].input;
+        const real *weight_ih = run->parameters + layer->packed[index].offset,
+                   *weight_hh = weight_ih + layer->cell.gates * hidden * input;
+        fl_split(FL_T(unit_blocks)(hidden, layer->lanes), thread, n_threads, &first, &end);
+        FL_T(pack_transposed)(layer, weight_hh, hidden, first, end, run->weight_t[index]);
+        if (run->weight_xt[index]) {
+            fl_split(FL_T(unit_blocks)(input, layer->lanes), thread, n_threads, &first, &end);
+            FL_T(pack_transposed)(layer, weight_ih, input, first, end, run->weight_xt[index]);
+        }
+    }
+}
+
+static void FL_T(backward_thread)(void *argument, int thread, int n_threads)
+{
+    FL_T(fl_backward_run) *run = argument;
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t first, end, columns = layer->config.hidden_size * layer->directions;
+    fl_split(ragged->steps, thread, n_threads, &first, &end);
+    FL_T(pack_backward_weights)(run, thread, n_threads);
+    if (run->dy_top)
+        FL_T(gather_rows)(ragged, run->call->dy, run->call->dy_start, columns, first, end,
+                          run->dy_top);
+    fl_share share = fl_recurrent_share(layer, ragged, thread, n_threads);
+    for (int64_t level = layer->config.num_layers; level-- > 0;) {
+        if (thread == 0)
+            FL_T(begin_level)(run, level);
+        fl_barrier_wait(&run->all, n_threads);
+        for (int d = share.direction_first; d < share.direction_end; d++)
+            FL_T(backward_direction)(run, (int)level * layer->directions + d, &share);
+        fl_barrier_wait(&run->all, n_threads);
+        if (thread == 0)
+            FL_T(end_level)(run, level);
+        FL_T(backward_level_products)(run, level, thread, n_threads);
+    }
+    if (run->call->dx)
+        FL_T(scatter_rows)(ragged, run->dx[0], layer->config.input_size, first, end, run->call->dx,
+                           run->call->dx_start);
+}
+
+static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t hidden = layer->config.hidden_size, D = layer->directions, L = layer->config.num_layers,
+            width = FL_BLOCK_VECTORS * layer->lanes;
+    int64_t upper = hidden * D,
+            widest = layer->config.input_size > upper || L == 1 ? layer->config.input_size : upper;
+    int64_t columns = widest + hidden + 1;
+    run->chunk = 65536 / columns < 64 ? 64 : 65536 / columns > 256 ? 256 : 65536 / columns;
+    if (run->chunk > ragged->rows)
+        run->chunk = ragged->rows;
+    run->dy_top = run->call->dy ? fl_arena_take(arena, ragged->rows * upper, sizeof(real)) : NULL;
+    run->dx[0] =
+        run->call->dx || L > 2
+            ? fl_arena_take(arena, ragged->rows * (L > 2 ? widest : layer->config.input_size),
+                            sizeof(real))
+            : NULL;
+    run->dx[1] = L > 1 ? fl_arena_take(arena, ragged->rows * upper, sizeof(real)) : NULL;
+    run->dh = fl_arena_take(arena, D * ragged->n * layer->plane, sizeof(real));
+    run->dstate =
+        fl_arena_take(arena, D * ragged->n * layer->plane * layer->cell.states, sizeof(real));
+    run->weight_t = fl_arena_take(arena, layer->n_packed, sizeof(real *));
+    run->weight_xt = fl_arena_take(arena, layer->n_packed, sizeof(real *));
+    for (int index = 0; index < layer->n_packed; index++) {
+        int64_t input = layer->packed[index].input;
+        int wants_dx = index >= layer->directions || run->call->dx;
+        void *recurrent = fl_arena_take(
+            arena, FL_T(unit_blocks)(hidden, layer->lanes) * width * layer->gate_columns,
+            sizeof(real));
+        void *below = wants_dx ? fl_arena_take(arena,
+                                               FL_T(unit_blocks)(input, layer->lanes) * width *
+                                                   layer->gate_columns,
+                                               sizeof(real))
+                               : NULL;
+        if (arena->memory) {
+            run->weight_t[index] = recurrent;
+            run->weight_xt[index] = below;
+        }
+    }
+    run->weight_gradient = fl_arena_take(arena, D * columns * layer->gate_stride, sizeof(real));
+    run->scratch = fl_arena_take(arena, run->n_threads, sizeof *run->scratch);
+    for (int thread = 0; thread < run->n_threads; thread++) {
+        FL_T(fl_gradient_scratch)
+        scratch = {fl_arena_take(arena, run->chunk * columns, sizeof(real)),
+                   fl_arena_take(arena, run->chunk * width, sizeof(real))};
+        if (arena->memory)
+            run->scratch[thread] = scratch;
+    }
+}
+
+fl_status FL_T(fl_recurrent_backward)(const fl_recurrent *layer, const fl_backward *call)
+{
+    FL_T(fl_backward_run)
+    run = {.layer = layer,
+           .call = call,
+           .tape = call->tape,
+           .kernels = &layer->isa->FL_SUFFIX,
+           .parameters = call->parameters};
+    fl_arena *arena = &call->tape->backward_arena;
+    run.n_threads = fl_recurrent_threads(layer, &call->tape->ragged, fl_team_size(call->n_threads));
+    arena->used = 0;
+    arena->overflow = 0;
+    fl_arena measure = {0};
+    FL_T(backward_layout)(&run, &measure);
+    arena->used = measure.used;
+    arena->overflow = measure.overflow;
+    fl_status status = fl_arena_commit(arena);
+    if (status != FL_OK)
+        return status;
+    FL_T(backward_layout)(&run, arena);
+    fl_barrier_init(&run.all);
+    fl_barrier_init(&run.group[0]);
+    fl_barrier_init(&run.group[1]);
+    fl_team_run(run.n_threads, FL_T(backward_thread), &run);
+    return FL_OK;
+}

@@ -1,0 +1,294 @@
+/* Forward over time, for one dtype: the one time loop. See recurrent.c for the plan. */
+
+typedef struct FL_T(fl_forward_run) {
+    const fl_recurrent *layer;
+    const fl_forward *call;
+    fl_tape *tape;
+    const FL_T(fl_kernels) * kernels;
+    int64_t chunk_rows; /* rows of gate columns that a thread's scratch holds */
+    int n_threads;
+    fl_barrier all, group[2];
+} FL_T(fl_forward_run);
+
+/* Hoisting pays where one step has too few rows to use the weights well, and where the input is
+ * wide. */
+static int FL_T(hoists)(const fl_recurrent *layer, const fl_tape *tape, const fl_packed *packed)
+{
+    return tape->ragged.steps > 1 && packed->input > layer->lanes;
+}
+
+/* Gate rows of a step: in training their place on the tape, in inference in the thread's scratch.
+ */
+static real *FL_T(gate_rows)(const FL_T(fl_forward_run) * run, const fl_tape_direction *direction,
+                             int thread, const fl_moment *moment, int64_t chunk_first,
+                             const fl_share *share)
+{
+    if (run->tape->training)
+        return (real *)direction->gates +
+               (moment->row0 + share->row_first) * run->layer->gate_stride;
+    return (real *)run->tape->scratch[thread] + chunk_first * run->layer->gate_stride;
+}
+
+/* Input projection of the steps [first, end): gates = x W + b for the share's rows and blocks. */
+static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int reverse,
+                                int thread, const fl_share *share, int64_t block_first,
+                                int64_t block_end, int64_t first, int64_t end)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_packed *packed = &layer->packed[index];
+    const fl_tape_layer *level = &run->tape->layers[index / layer->directions];
+    int64_t width = layer->gate_stride / layer->blocks, used = 0;
+    FL_T(fl_gemm)
+    gemm = {.depth = packed->input,
+            .columns = layer->gate_stride,
+            .block_first = block_first,
+            .block_end = block_end,
+            .a_row = packed->input,
+            .a_depth = 1,
+            .b = packed->weight_x,
+            .b_block = width * packed->input,
+            .b_depth = width,
+            .init = packed->bias,
+            .init_row = 0,
+            .c_row = layer->gate_stride};
+    for (int64_t step = first; step < end; step++) {
+        fl_moment moment = fl_ragged_moment(&run->tape->ragged, step, reverse);
+        int64_t row_end = share->row_end < moment.rows ? share->row_end : moment.rows;
+        if (row_end <= share->row_first)
+            continue;
+        int64_t rows = row_end - share->row_first;
+        const real *a = (const real *)level->x + (moment.row0 + share->row_first) * packed->input;
+        real *c = FL_T(gate_rows)(run, &run->tape->directions[index], thread, &moment, used, share);
+        /* neighbours in x and in gates become one product: whole batches forwards in time */
+        if (gemm.rows && a == gemm.a + gemm.rows * gemm.a_row &&
+            c == gemm.c + gemm.rows * gemm.c_row) {
+            gemm.rows += rows;
+        } else {
+            if (gemm.rows)
+                run->kernels->gemm(&gemm);
+            gemm.a = a;
+            gemm.c = c;
+            gemm.rows = rows;
+        }
+        used += rows;
+    }
+    if (gemm.rows)
+        run->kernels->gemm(&gemm);
+}
+
+/* One step of the share: rows with a predecessor, then rows that start here. */
+static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int64_t step,
+                               const fl_share *share, int64_t block_first, int64_t block_end,
+                               const real *projected)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_tape *tape = run->tape;
+    const fl_packed *packed = &layer->packed[index];
+    const fl_tape_direction *direction = &tape->directions[index];
+    const fl_tape_layer *level = &tape->layers[index / layer->directions];
+    int reverse = index % layer->directions;
+    int64_t hidden = layer->config.hidden_size, y_row = hidden * layer->directions,
+            state_row = layer->cell.states * layer->plane;
+    fl_moment moment = fl_ragged_moment(&tape->ragged, step, reverse);
+    int64_t row_end = share->row_end < moment.rows ? share->row_end : moment.rows;
+    real *y = (real *)level->y + reverse * hidden;
+    FL_T(fl_step)
+    s = {.units = hidden,
+         .block_first = block_first,
+         .block_end = block_end,
+         .descending = step & 1,
+         .x_row = packed->input,
+         .x_depth = packed->input,
+         .weight_x = packed->weight_x,
+         .weight_h = packed->weight_h,
+         .h_depth = hidden,
+         .state_prev_row = state_row,
+         .state_row = state_row,
+         .state_plane = layer->plane,
+         .h_row = y_row,
+         .saved_row = layer->gate_stride};
+    for (int64_t row = share->row_first; row < row_end; row += s.rows) {
+        int continues = row < moment.with_previous;
+        int64_t stop = continues && moment.with_previous < row_end ? moment.with_previous : row_end;
+        s.rows = stop - row;
+        s.init =
+            projected ? projected + (row - share->row_first) * layer->gate_stride : packed->bias;
+        s.init_row = projected ? layer->gate_stride : 0;
+        s.x = projected ? NULL : (const real *)level->x + (moment.row0 + row) * packed->input;
+        s.h_prev = continues ? y + (moment.previous0 + row) * y_row
+                             : (const real *)direction->h0 + row * hidden;
+        s.h_prev_row = continues ? y_row : hidden;
+        s.h = y + (moment.row0 + row) * y_row;
+        real *start = (real *)direction->state0 + row * state_row;
+        if (tape->training) {
+            s.state_prev =
+                continues ? (real *)direction->state + (moment.previous0 + row) * state_row : start;
+            s.state = (real *)direction->state + (moment.row0 + row) * state_row;
+            s.saved = (real *)direction->gates + (moment.row0 + row) * layer->gate_stride;
+        } else {
+            s.state_prev = s.state = start;
+        }
+        run->kernels->cells[layer->cell_index].forward(&s);
+    }
+}
+
+static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int thread,
+                                    const fl_share *share)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int reverse = index % layer->directions,
+        hoist = FL_T(hoists)(layer, run->tape, &layer->packed[index]);
+    int64_t block_first = 0, block_end = layer->blocks, rows = share->row_end - share->row_first;
+    if (share->splits_units)
+        fl_split(layer->blocks, share->rank, share->group_size, &block_first, &block_end);
+    int64_t chunk = hoist && rows > 0 ? run->chunk_rows / rows : ragged->steps;
+    chunk = chunk < 1 ? 1 : chunk;
+    for (int64_t first = 0; first < ragged->steps; first += chunk) {
+        int64_t end = first + chunk < ragged->steps ? first + chunk : ragged->steps, used = 0;
+        if (hoist)
+            FL_T(project_chunk)(run, index, reverse, thread, share, block_first, block_end, first,
+                                end);
+        for (int64_t step = first; step < end; step++) {
+            fl_moment moment = fl_ragged_moment(ragged, step, reverse);
+            const real *projected = NULL;
+            if (hoist) {
+                projected = FL_T(gate_rows)(run, &run->tape->directions[index], thread, &moment,
+                                            used, share);
+                int64_t row_end = share->row_end < moment.rows ? share->row_end : moment.rows;
+                used += row_end > share->row_first ? row_end - share->row_first : 0;
+            }
+            FL_T(forward_step)(run, index, step, share, block_first, block_end, projected);
+            if (share->splits_units)
+                fl_barrier_wait(&run->group[share->group], share->group_size);
+        }
+    }
+}
+
+/* x of a layer after dropout: one factor per sequence and column. */
+static void FL_T(drop)(const FL_T(fl_forward_run) * run, int64_t level_index, int64_t first,
+                       int64_t end)
+{
+    const fl_tape_layer *level = &run->tape->layers[level_index];
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t columns = run->layer->config.hidden_size * run->layer->directions;
+    const real *y = run->tape->layers[level_index - 1].y;
+    for (int64_t t = first; t < end; t++)
+        for (int64_t s = 0; s < ragged->batch[t]; s++)
+            for (int64_t j = 0; j < columns; j++) {
+                int64_t at = (ragged->offset[t] + s) * columns + j;
+                ((real *)level->dropped)[at] =
+                    y[at] * ((const real *)level->factor)[s * columns + j];
+            }
+}
+
+/* Final states of one level, before its output buffer serves another level. */
+static void FL_T(final_states)(const FL_T(fl_forward_run) * run, int64_t level)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_tape *tape = run->tape;
+    const fl_ragged *ragged = &tape->ragged;
+    int64_t hidden = layer->config.hidden_size, y_row = hidden * layer->directions,
+            state_row = layer->cell.states * layer->plane;
+    for (int reverse = 0; run->call->states_out && reverse < layer->directions; reverse++) {
+        int64_t index = level * layer->directions + reverse;
+        const fl_tape_direction *direction = &tape->directions[index];
+        real *h_out = run->call->states_out[0];
+        for (int64_t s = 0; s < ragged->n; s++) {
+            int64_t last = ragged->offset[reverse ? 0 : ragged->length[s] - 1] + s,
+                    to = (index * ragged->n + ragged->sequence[s]) * hidden;
+            const real *y = (const real *)tape->layers[level].y + last * y_row + reverse * hidden;
+            if (h_out)
+                FL_T(copy_row)(h_out + to, y, hidden);
+            for (int i = 0; i < layer->cell.states; i++) {
+                const real *state = tape->training
+                                        ? (const real *)direction->state + last * state_row
+                                        : (const real *)direction->state0 + s * state_row;
+                if (run->call->states_out[1 + i])
+                    FL_T(copy_row)((real *)run->call->states_out[1 + i] + to,
+                                   state + i * layer->plane, hidden);
+            }
+        }
+    }
+}
+
+static void FL_T(forward_thread)(void *argument, int thread, int n_threads)
+{
+    FL_T(fl_forward_run) *run = argument;
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    const fl_forward *call = run->call;
+    int64_t first, end;
+    fl_split(ragged->steps, thread, n_threads, &first, &end);
+    if (run->tape->x)
+        FL_T(gather_rows)(ragged, call->x, call->x_rows.start, layer->config.input_size, first, end,
+                          run->tape->x);
+    fl_barrier_wait(&run->all, n_threads);
+    fl_share share = fl_recurrent_share(layer, ragged, thread, n_threads);
+    for (int64_t level = 0; level < layer->config.num_layers; level++) {
+        if (run->tape->layers[level].dropped) {
+            FL_T(drop)(run, level, first, end);
+            fl_barrier_wait(&run->all, n_threads);
+        }
+        for (int d = share.direction_first; d < share.direction_end; d++)
+            FL_T(forward_direction)(run, (int)level * layer->directions + d, thread, &share);
+        fl_barrier_wait(&run->all, n_threads);
+        if (thread == 0)
+            FL_T(final_states)(run, level);
+    }
+    const fl_tape_layer *top = &run->tape->layers[layer->config.num_layers - 1];
+    if (call->y && call->y != top->y)
+        FL_T(scatter_rows)(ragged, top->y, layer->config.hidden_size * layer->directions, first,
+                           end, call->y, call->y_start);
+}
+
+/* Initial states and dropout factors into the tape. */
+static void FL_T(forward_begin)(const FL_T(fl_forward_run) * run)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_forward *call = run->call;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t hidden = layer->config.hidden_size, state_row = layer->cell.states * layer->plane;
+    for (int index = 0; index < layer->n_packed; index++) {
+        fl_tape_direction *direction = &run->tape->directions[index];
+        for (int i = 0; i <= layer->cell.states; i++) {
+            const real *given = call->states_in ? call->states_in[i] : NULL;
+            given = given ? given + index * ragged->n * hidden : NULL;
+            if (i == 0)
+                FL_T(gather_state)(ragged, given, hidden, direction->h0, hidden, hidden);
+            else
+                FL_T(gather_state)(ragged, given, hidden,
+                                   (real *)direction->state0 + (i - 1) * layer->plane, state_row,
+                                   layer->plane);
+        }
+    }
+    double keep = 1 - layer->config.dropout;
+    for (int64_t level = 1; level < layer->config.num_layers; level++) {
+        int64_t columns = hidden * layer->directions;
+        real *factor = run->tape->layers[level].factor;
+        for (int64_t s = 0; factor && s < ragged->n; s++)
+            for (int64_t j = 0; j < columns; j++)
+                factor[s * columns + j] =
+                    fl_uniform(call->random_key, (uint64_t)level,
+                               (uint64_t)(ragged->sequence[s] * columns + j)) < keep
+                        ? (real)(1 / keep)
+                        : 0;
+    }
+}
+
+fl_status FL_T(fl_recurrent_forward)(const fl_recurrent *layer, const fl_forward *call,
+                                     fl_tape *tape)
+{
+    FL_T(fl_forward_run)
+    run = {.layer = layer, .call = call, .tape = tape, .kernels = &layer->isa->FL_SUFFIX};
+    run.n_threads = fl_recurrent_threads(layer, &tape->ragged, fl_team_size(call->n_threads));
+    fl_status status = fl_tape_prepare(tape, layer, call, run.n_threads, &run.chunk_rows);
+    if (status != FL_OK)
+        return status;
+    fl_barrier_init(&run.all);
+    fl_barrier_init(&run.group[0]);
+    fl_barrier_init(&run.group[1]);
+    FL_T(forward_begin)(&run);
+    fl_team_run(run.n_threads, FL_T(forward_thread), &run);
+    return FL_OK;
+}

@@ -1,0 +1,94 @@
+/* Who computes what: the division of a call between threads, and the order of steps. Pure functions
+ * of shapes, so that every member of a team finds its share without talking to the others. */
+#include "layers/recurrent.h"
+
+enum {
+    ROWS_A_THREAD = 4,         /* fewer: split units, all threads on all rows, a barrier a step */
+    MACS_A_STEP_SHARE = 60000, /* a barrier (about 0.2 us) is worth it above this many multiply-adds
+                                  a thread and step */
+    MACS_A_THREAD = 400000     /* a fork/join (about 2 us) is worth it above */
+};
+
+void fl_split(int64_t count, int index, int parts, int64_t *first, int64_t *end)
+{
+    *first = count * index / parts;
+    *end = count * (index + 1) / parts;
+}
+
+static double macs_a_row(const fl_recurrent *layer)
+{
+    double total = 0;
+    for (int i = 0; i < layer->n_packed; i++)
+        total += (double)layer->gate_columns *
+                 (double)(layer->packed[i].input + layer->config.hidden_size);
+    return total;
+}
+
+int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
+{
+    double work = macs_a_row(layer) * (double)ragged->rows;
+    if (wanted > work / MACS_A_THREAD)
+        wanted = work < 2.0 * MACS_A_THREAD ? 1 : (int)(work / MACS_A_THREAD);
+    int a_direction = wanted / layer->directions;
+    if (a_direction > 1 && ragged->n < (int64_t)ROWS_A_THREAD * a_direction) {
+        double a_step =
+            (double)layer->gate_columns * (double)layer->config.hidden_size * (double)ragged->n;
+        int useful = (int)(a_step / MACS_A_STEP_SHARE);
+        int most = useful < 1 ? 1 : useful > layer->blocks ? (int)layer->blocks : useful;
+        if (a_direction > most && ragged->n < 2 * (int64_t)ROWS_A_THREAD)
+            wanted = most * layer->directions;
+    }
+    return wanted < 1 ? 1 : wanted;
+}
+
+/* First sorted sequence of part `index`: prefix sums of the lengths cut into equal parts. */
+static int64_t cut_rows(const fl_ragged *ragged, int index, int parts)
+{
+    if (index >= parts)
+        return ragged->n;
+    double target = (double)ragged->rows * index / parts, sum = 0;
+    int64_t sequence = 0;
+    while (sequence < ragged->n && sum + 0.5 * (double)ragged->length[sequence] < target)
+        sum += (double)ragged->length[sequence++];
+    return sequence;
+}
+
+fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
+                            int n_threads)
+{
+    fl_share share = {0, layer->directions, 0, ragged->n, 0, thread, n_threads, 0};
+    if (layer->directions == 2 && n_threads > 1) {
+        int first_group = n_threads / 2;
+        share.group = thread >= first_group;
+        share.direction_first = share.group;
+        share.direction_end = share.group + 1;
+        share.rank = share.group ? thread - first_group : thread;
+        share.group_size = share.group ? n_threads - first_group : first_group;
+    }
+    if (share.group_size == 1)
+        return share;
+    if (ragged->n >= (int64_t)ROWS_A_THREAD * share.group_size) {
+        share.row_first = cut_rows(ragged, share.rank, share.group_size);
+        share.row_end = cut_rows(ragged, share.rank + 1, share.group_size);
+    } else {
+        share.splits_units = 1;
+    }
+    return share;
+}
+
+fl_moment fl_ragged_moment(const fl_ragged *ragged, int64_t step, int reverse)
+{
+    const int64_t *batch = ragged->batch, *offset = ragged->offset;
+    int64_t last = ragged->steps - 1, t = reverse ? last - step : step;
+    fl_moment moment = {batch[t], offset[t], 0, 0, 0, 0};
+    int64_t before = reverse ? t + 1 : t - 1, after = reverse ? t - 1 : t + 1;
+    if (before >= 0 && before <= last) {
+        moment.with_previous = reverse ? batch[before] : batch[t];
+        moment.previous0 = offset[before];
+    }
+    if (after >= 0 && after <= last) {
+        moment.with_next = reverse ? batch[t] : batch[after];
+        moment.next0 = offset[after];
+    }
+    return moment;
+}

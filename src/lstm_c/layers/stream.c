@@ -1,0 +1,200 @@
+/* Streams: `n` independent states of a unidirectional layer advanced one time step a call, in
+ * memory taken once.
+ *
+ * A step is the same fused kernel as in a sequence call, with x W in the tile, so the numbers are
+ * those of the whole sequence. Cost at n = 1: reading the weights once, 4 * gate_columns * (input +
+ * hidden) bytes in float32. */
+#include <stdlib.h>
+
+#include "base/fpenv.h"
+#include "layers/recurrent.h"
+
+typedef struct fl_stream_level {
+    void *h[2];  /* (n, hidden): the current output and the next one */
+    void *state; /* (n, states, plane) */
+} fl_stream_level;
+
+struct fl_stream {
+    const fl_recurrent *layer;
+    int64_t n;
+    int current; /* index into h */
+    int n_threads;
+    fl_stream_level *levels;
+    const void *x; /* of the step in progress */
+    fl_barrier barrier;
+    fl_arena arena;
+};
+
+enum { MACS_A_STREAM_THREAD = 500000 }; /* a fork/join (about 2 us) against a step's work */
+
+static void stream_layout(fl_stream *stream, fl_arena *arena)
+{
+    const fl_recurrent *layer = stream->layer;
+    for (int64_t level = 0; level < layer->config.num_layers; level++) {
+        fl_stream_level *made = &stream->levels[level];
+        for (int i = 0; i < 2; i++)
+            made->h[i] =
+                fl_arena_take(arena, stream->n * layer->config.hidden_size, layer->real_size);
+        made->state =
+            fl_arena_take(arena, stream->n * layer->cell.states * layer->plane, layer->real_size);
+    }
+}
+
+fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **out)
+{
+    if (!layer || !layer->loaded || n < 1 || layer->directions != 1)
+        return FL_ERR_ARGUMENT;
+    fl_stream *stream = calloc(1, sizeof *stream);
+    if (!stream)
+        return FL_ERR_NOMEM;
+    stream->layer = layer;
+    stream->n = n;
+    fl_barrier_init(&stream->barrier);
+    stream->levels = calloc((size_t)layer->config.num_layers, sizeof *stream->levels);
+    fl_status status = stream->levels ? FL_OK : FL_ERR_NOMEM;
+    if (status == FL_OK) {
+        stream_layout(stream, &stream->arena);
+        status = fl_arena_commit(&stream->arena);
+    }
+    if (status != FL_OK) {
+        fl_stream_destroy(stream);
+        return status;
+    }
+    stream_layout(stream, &stream->arena);
+    double work = (double)layer->gate_columns *
+                  (double)(layer->packed[0].input + layer->config.hidden_size) * (double)n;
+    int wanted = fl_team_size(0), most = (int)(work / MACS_A_STREAM_THREAD);
+    stream->n_threads = most < 2 ? 1 : most < wanted ? most : wanted;
+    fl_stream_reset(stream, -1);
+    *out = stream;
+    return FL_OK;
+}
+
+void fl_stream_destroy(fl_stream *stream)
+{
+    if (!stream)
+        return;
+    fl_arena_release(&stream->arena);
+    free(stream->levels);
+    free(stream);
+}
+
+#define FL_STREAM_STEP(suffix)                                                                     \
+    static void step_level_##suffix(const fl_stream *stream, int64_t level, int64_t first,         \
+                                    int64_t end, int64_t parity)                                   \
+    {                                                                                              \
+        const fl_recurrent *layer = stream->layer;                                                 \
+        const fl_packed *packed = &layer->packed[level];                                           \
+        const fl_stream_level *at = &stream->levels[level];                                        \
+        int next = 1 - stream->current;                                                            \
+        int64_t hidden = layer->config.hidden_size, state_row = layer->cell.states * layer->plane; \
+        fl_step_##suffix s = {.rows = stream->n,                                                   \
+                              .units = hidden,                                                     \
+                              .block_first = first,                                                \
+                              .block_end = end,                                                    \
+                              .descending = parity,                                                \
+                              .init = packed->bias,                                                \
+                              .x = level ? stream->levels[level - 1].h[next] : stream->x,          \
+                              .weight_x = packed->weight_x,                                        \
+                              .x_row = packed->input,                                              \
+                              .x_depth = packed->input,                                            \
+                              .h_prev = at->h[stream->current],                                    \
+                              .weight_h = packed->weight_h,                                        \
+                              .h_prev_row = hidden,                                                \
+                              .h_depth = hidden,                                                   \
+                              .state_prev = at->state,                                             \
+                              .state_prev_row = state_row,                                         \
+                              .state = at->state,                                                  \
+                              .state_row = state_row,                                              \
+                              .state_plane = layer->plane,                                         \
+                              .h = at->h[next],                                                    \
+                              .h_row = hidden};                                                    \
+        layer->isa->suffix.cells[layer->cell_index].forward(&s);                                   \
+    }
+FL_STREAM_STEP(f32)
+FL_STREAM_STEP(f64)
+
+static void step_thread(void *argument, int thread, int n_threads)
+{
+    fl_stream *stream = argument;
+    const fl_recurrent *layer = stream->layer;
+    int64_t first, end;
+    fl_split(layer->blocks, thread, n_threads, &first, &end);
+    for (int64_t level = 0; level < layer->config.num_layers; level++) {
+        if (layer->config.dtype == FL_FLOAT64)
+            step_level_f64(stream, level, first, end, stream->current);
+        else
+            step_level_f32(stream, level, first, end, stream->current);
+        fl_barrier_wait(&stream->barrier, n_threads);
+    }
+}
+
+static void copy_bytes(void *to, const void *from, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        ((unsigned char *)to)[i] = from ? ((const unsigned char *)from)[i] : 0;
+}
+
+fl_status fl_stream_step(fl_stream *stream, const void *x, void *y)
+{
+    if (!stream || !x)
+        return FL_ERR_ARGUMENT;
+    const fl_recurrent *layer = stream->layer;
+    stream->x = x;
+    fl_team_run(stream->n_threads, step_thread, stream);
+    stream->current = 1 - stream->current;
+    if (y)
+        copy_bytes(y, stream->levels[layer->config.num_layers - 1].h[stream->current],
+                   (size_t)(stream->n * layer->config.hidden_size) * layer->real_size);
+    return FL_OK;
+}
+
+/* Copy state `index` (0: h) of every level and stream between `values` (num_layers, n, hidden) and
+ * the stream. */
+static void copy_state(const fl_stream *stream, int index, char *values, int into_stream)
+{
+    const fl_recurrent *layer = stream->layer;
+    size_t size = layer->real_size, row = (size_t)layer->config.hidden_size * size,
+           plane = (size_t)layer->plane * size;
+    for (int64_t level = 0; level < layer->config.num_layers; level++)
+        for (int64_t b = 0; b < stream->n; b++, values += row) {
+            const fl_stream_level *at = &stream->levels[level];
+            char *inside =
+                index == 0 ? (char *)at->h[stream->current] + (size_t)b * row
+                           : (char *)at->state +
+                                 ((size_t)(b * layer->cell.states) + (size_t)(index - 1)) * plane;
+            copy_bytes(into_stream ? inside : values, into_stream ? values : inside, row);
+        }
+}
+
+fl_status fl_stream_get(const fl_stream *stream, void *const *states)
+{
+    for (int i = 0; i < fl_recurrent_n_states(stream->layer); i++)
+        copy_state(stream, i, states[i], 0);
+    return FL_OK;
+}
+
+fl_status fl_stream_set(fl_stream *stream, const void *const *states)
+{
+    for (int i = 0; i < fl_recurrent_n_states(stream->layer); i++)
+        copy_state(stream, i, (char *)(uintptr_t)states[i], 1);
+    return FL_OK;
+}
+
+fl_status fl_stream_reset(fl_stream *stream, int64_t which)
+{
+    if (which < -1 || which >= stream->n)
+        return FL_ERR_ARGUMENT;
+    const fl_recurrent *layer = stream->layer;
+    int64_t first = which < 0 ? 0 : which, count = which < 0 ? stream->n : 1;
+    size_t h_row = (size_t)layer->config.hidden_size * layer->real_size,
+           state_row = (size_t)(layer->cell.states * layer->plane) * layer->real_size;
+    for (int64_t level = 0; level < layer->config.num_layers; level++) {
+        for (int i = 0; i < 2; i++)
+            copy_bytes((char *)stream->levels[level].h[i] + (size_t)first * h_row, NULL,
+                       (size_t)count * h_row);
+        copy_bytes((char *)stream->levels[level].state + (size_t)first * state_row, NULL,
+                   (size_t)count * state_row);
+    }
+    return FL_OK;
+}

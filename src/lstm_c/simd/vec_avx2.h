@@ -1,0 +1,76 @@
+/* AVX2 + FMA: 32-byte vectors, 16 registers. */
+#include <immintrin.h>
+
+#define FL_TILE_ROWS 3
+
+#ifndef FL_SIMD_AVX2_MASK
+#define FL_SIMD_AVX2_MASK
+FL_INLINE __m256i fl_mask32(int n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+FL_INLINE __m256i fl_mask64(int n)
+{
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+#endif
+
+#if FL_DOUBLE
+FL_INLINE vec v_fma(vec a, vec b, vec c)
+{
+    return _mm256_fmadd_pd(a, b, c);
+}
+FL_INLINE vec v_fnma(vec a, vec b, vec c)
+{
+    return _mm256_fnmadd_pd(a, b, c);
+}
+FL_INLINE vec v_min(vec a, vec b)
+{
+    return _mm256_min_pd(a, b);
+}
+FL_INLINE vec v_max(vec a, vec b)
+{
+    return _mm256_max_pd(a, b);
+}
+FL_INLINE vec v_sqrt(vec a)
+{
+    return _mm256_sqrt_pd(a);
+}
+FL_INLINE vec v_load_n(const real *p, int n)
+{
+    return _mm256_maskload_pd(p, fl_mask64(n));
+}
+FL_INLINE void v_store_n(real *p, vec a, int n)
+{
+    _mm256_maskstore_pd(p, fl_mask64(n), a);
+}
+#else
+FL_INLINE vec v_fma(vec a, vec b, vec c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+FL_INLINE vec v_fnma(vec a, vec b, vec c)
+{
+    return _mm256_fnmadd_ps(a, b, c);
+}
+FL_INLINE vec v_min(vec a, vec b)
+{
+    return _mm256_min_ps(a, b);
+}
+FL_INLINE vec v_max(vec a, vec b)
+{
+    return _mm256_max_ps(a, b);
+}
+FL_INLINE vec v_sqrt(vec a)
+{
+    return _mm256_sqrt_ps(a);
+}
+FL_INLINE vec v_load_n(const real *p, int n)
+{
+    return _mm256_maskload_ps(p, fl_mask32(n));
+}
+FL_INLINE void v_store_n(real *p, vec a, int n)
+{
+    _mm256_maskstore_ps(p, fl_mask32(n), a);
+}
+#endif

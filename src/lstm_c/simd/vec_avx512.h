@@ -1,0 +1,64 @@
+/* AVX-512: 64-byte vectors, 32 registers, masked tails. */
+#include <immintrin.h>
+
+#define FL_TILE_ROWS 6
+
+#if FL_DOUBLE
+FL_INLINE vec v_fma(vec a, vec b, vec c)
+{
+    return _mm512_fmadd_pd(a, b, c);
+}
+FL_INLINE vec v_fnma(vec a, vec b, vec c)
+{
+    return _mm512_fnmadd_pd(a, b, c);
+}
+FL_INLINE vec v_min(vec a, vec b)
+{
+    return _mm512_min_pd(a, b);
+}
+FL_INLINE vec v_max(vec a, vec b)
+{
+    return _mm512_max_pd(a, b);
+}
+FL_INLINE vec v_sqrt(vec a)
+{
+    return _mm512_sqrt_pd(a);
+}
+FL_INLINE vec v_load_n(const real *p, int n)
+{
+    return _mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1u), p);
+}
+FL_INLINE void v_store_n(real *p, vec a, int n)
+{
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1u), a);
+}
+#else
+FL_INLINE vec v_fma(vec a, vec b, vec c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+FL_INLINE vec v_fnma(vec a, vec b, vec c)
+{
+    return _mm512_fnmadd_ps(a, b, c);
+}
+FL_INLINE vec v_min(vec a, vec b)
+{
+    return _mm512_min_ps(a, b);
+}
+FL_INLINE vec v_max(vec a, vec b)
+{
+    return _mm512_max_ps(a, b);
+}
+FL_INLINE vec v_sqrt(vec a)
+{
+    return _mm512_sqrt_ps(a);
+}
+FL_INLINE vec v_load_n(const real *p, int n)
+{
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1u), p);
+}
+FL_INLINE void v_store_n(real *p, vec a, int n)
+{
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), a);
+}
+#endif

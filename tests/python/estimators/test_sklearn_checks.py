@@ -1,0 +1,20 @@
+"""scikit-learn's own checks of estimators, all of them, with no expected failures."""
+
+from __future__ import annotations
+
+from fastlstm import LSTMClassifier, LSTMRegressor
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+ESTIMATORS = [
+    LSTMClassifier(8, learning_rate_init=0.02, max_iter=30),
+    LSTMRegressor(8, learning_rate_init=0.02, max_iter=30),
+    LSTMClassifier(
+        4, 2, bidirectional=True, pooling="mean", learning_rate_init=0.05, max_iter=20, precision="float64"
+    ),
+    LSTMRegressor(8, cell="rnn", solver="nadam", learning_rate_init=0.02, max_iter=30, clip_norm=None),
+]
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
