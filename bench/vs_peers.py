@@ -91,7 +91,8 @@ def run_case(
     case: Case, peers: Sequence[ModuleType], threads: Sequence[int], options: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Result records of everyone for one case, and complaints about those who had to be left out."""
-    problem, complaints = make_problem(case), []
+    complaints: list[str] = []
+    problem = make_problem(case)
     ours = our_contenders(problem, threads)
     contenders = agreeing(ours, peer_contenders(problem, peers, threads, complaints), complaints)
     timings = time_interleaved(contenders, **options)
@@ -200,8 +201,8 @@ def run(
     machine["versions"] |= {peer.NAME: peer.version() for peer in peers}
     print(describe_machine(machine))
     limits = measure_ceilings(threads, machine, quick)
-    for n, ceiling in limits.items():
-        print(f"ceilings, {n} threads: GFLOP/s {ceiling['gflops']}, read GB/s {ceiling['read_gb_s']}")
+    for count, ceiling in limits.items():
+        print(f"ceilings, {count} threads: GFLOP/s {ceiling['gflops']}, read GB/s {ceiling['read_gb_s']}")
     print(HEADER)
     document: dict[str, Any] = {"schema": 1, "machine": machine, "threads": list(threads), "ceilings": limits}
     document |= {"results": [], "summary": [], "complaints": []}

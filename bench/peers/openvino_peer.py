@@ -50,7 +50,9 @@ def _compile(results: Sequence[ov.Output], parameters: Sequence[ov.Node], thread
     return ov.Core().compile_model(ov.Model(list(results), list(parameters), "lstm"), "CPU", settings)
 
 
-def _request(compiled: ov.CompiledModel, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]):
+def _request(
+    compiled: ov.CompiledModel, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]
+) -> ov.InferRequest:
     """An inference request that reads and writes these arrays in place."""
     request = compiled.create_infer_request()
     for index, array in enumerate(inputs):

@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 cdef extern from "fastlstm.h" nogil:
     ctypedef int fl_status
     int FL_OK, FL_ERR_ARGUMENT, FL_ERR_NOMEM, FL_ERR_OVERFLOW
-    int FL_ERR_UNKNOWN_CELL, FL_ERR_UNKNOWN_ISA, FL_ERR_ISA_UNAVAILABLE
+    int FL_ERR_UNKNOWN_CELL, FL_ERR_UNKNOWN_ISA, FL_ERR_ISA_UNAVAILABLE, FL_ERR_TAPE
     int FL_FLOAT32, FL_FLOAT64
 
     const char *fl_status_string(fl_status status)

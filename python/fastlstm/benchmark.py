@@ -149,6 +149,7 @@ def time_interleaved(
     loops = [_loops_for(contender, block_seconds) for contender in contenders]
     spent = [0.0] * len(contenders)
     collecting = gc.isenabled()
+    gc.collect()
     gc.disable()
     try:
         for repetition in range(repetitions):
@@ -158,7 +159,7 @@ def time_interleaved(
                 seconds = _timed_block(contenders[k], loops[k], warm=loops[k] > 1)
                 samples[k].append(seconds)
                 spent[k] += seconds * loops[k] * contenders[k].units
-            gc.collect()
+            gc.collect(1)  # a full collection would cost more than a block
     finally:
         if collecting:
             gc.enable()
@@ -420,7 +421,11 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastlstm bench", description="Time the layers on this machine.")
     add_common_arguments(parser)
     parser.add_argument(
-        "--json", metavar="FILE", help="write machine and results ('-': only that, on stdout)"
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const="-",
+        help="write machine and results as JSON; without FILE to standard output, and nothing else there",
     )
     return parser
 

@@ -144,7 +144,7 @@ def test_bench_writes_json(tiny_table: None, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_bench_prints_only_json_on_request(tiny_table: None, capsys: pytest.CaptureFixture[str]):
-    assert benchmark.main(["--filter", "infer", "--quick", "--threads", "1", "--json", "-"]) == 0
+    assert benchmark.main(["--filter", "infer", "--quick", "--threads", "1", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["results"]) == 1
 
 

@@ -84,13 +84,13 @@ def test_unknown_name_is_refused_with_a_sentence(name: str) -> None:
 def test_name_the_machine_lacks_is_refused_with_a_sentence(
     solutions: dict[str, dict[str, np.ndarray]],
 ) -> None:
-    lacking = [name for name in (*NAMES, "neon") if name not in solutions]
+    lacking = [name for name in NAMES if name not in solutions]
     for name in lacking:
         done = run_python(WHICH, FASTLSTM_ISA=name)
         assert done.returncode == 1
         last = done.stderr.strip().splitlines()[-1]
         assert last.startswith(("ImportError", "ValueError")), done.stderr
-        assert name in last
+        assert "FASTLSTM_ISA" in last
 
 
 def test_importing_the_package_alone_does_not_need_the_choice() -> None:

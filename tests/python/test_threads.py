@@ -169,7 +169,7 @@ def test_bad_number_in_the_environment_is_ignored_or_refused_never_a_crash(value
 
 
 @pytest.mark.usefixtures("restore_threads")
-@pytest.mark.parametrize("bad", [-1, 1.5, "two", 2**40, None])
+@pytest.mark.parametrize("bad", [-1, 1.5, "two", True, [2]])
 def test_bad_number_of_threads(bad: object) -> None:
     with pytest.raises((ValueError, TypeError)) as caught:
         fastlstm.set_num_threads(bad)

@@ -9,6 +9,8 @@ import torch
 from cases import Problem, collect
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+torch.set_num_threads(1)  # small problems; the machine may be shared
+
 
 def build_module(problem: Problem, dtype: torch.dtype) -> Any:
     """`torch.nn.LSTM` or `torch.nn.RNN` with the problem's parameters."""

@@ -167,12 +167,14 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         if not fresh:
             self._check_architecture()
         data, decision = self._encode(X, y, lengths, sample_weight, fresh, classes)
+        rng = random_generator(self.random_state) if fresh else self._rng
+        train, validation = self._validation(data, eval_set, decision, rng, incremental)
+        loss = self._loss(decision)
         self._check_features(X, data.seqs, lengths, reset=fresh)
         if fresh:
-            self._start(data.seqs.n_features, decision)
-        data, validation = self._validation(data, eval_set, incremental)
+            self._start(data.seqs.n_features, decision, rng)
         callbacks = [*(self.callbacks or ()), *self._scikit_learn_callbacks(X, y)]
-        self._train(data, validation, incremental, callbacks)
+        self._train(train, validation, loss, callbacks, incremental)
         return self
 
     def _encode(
@@ -193,9 +195,9 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _dtype(self) -> np.dtype[Any]:
         return np.dtype(_DTYPES[self.precision])
 
-    def _start(self, n_features: int, decision: Decision) -> None:
+    def _start(self, n_features: int, decision: Decision, rng: np.random.Generator) -> None:
         """New network and empty records."""
-        self._rng = random_generator(self.random_state)
+        self.__dict__.pop("history_", None)  # not fitted until the training has ended
         encoder = LSTM(
             n_features,
             self.hidden_size,
@@ -204,15 +206,16 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             bidirectional=self.bidirectional,
             dropout=self.dropout if self.num_layers > 1 else 0.0,
             dtype=self.precision,
-            random_state=self._rng,
+            random_state=rng,
         )
         self.network_ = SequenceNetwork(
             encoder,
             decision.n_outputs,
             pooling=self.pooling,
             head_dropout=self.dropout,
-            random_state=self._rng,
+            random_state=rng,
         )
+        self._rng = rng
         self._decision = decision
         self._architecture = {name: getattr(self, name) for name in _ARCHITECTURE}
         self._optimizer: Optimizer | None = None
@@ -230,20 +233,22 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
                     "to continue from the same network, set it back; to start anew, fit without warm_start"
                 )
 
-    def _validation(self, data: Encoded, eval_set: Any, incremental: bool) -> tuple[Encoded, Encoded | None]:
+    def _validation(
+        self, data: Encoded, eval_set: Any, decision: Decision, rng: np.random.Generator, incremental: bool
+    ) -> tuple[Encoded, Encoded | None]:
         """Data to train on, and to validate on: `eval_set`, or a part held out, or nothing."""
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         if eval_set is not None:
-            return data, self._encode_eval_set(eval_set)
+            return data, self._encode_eval_set(eval_set, data.seqs.n_features, decision)
         if not self.early_stopping:
             return data, None
-        stratify = data.targets if self._decision.kind in ("binary", "multiclass") else None
+        stratify = data.targets if decision.kind in ("binary", "multiclass") else None
         train, held_out = train_test_split(
             np.arange(len(data.seqs)),
             test_size=self.validation_fraction,
             stratify=stratify,
-            random_state=int(self._rng.integers(2**31)),
+            random_state=int(rng.integers(2**31)),
         )
         if len(held_out) < 2:
             raise ValueError(
@@ -251,17 +256,20 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             )
         return data.rows(np.sort(train)), data.rows(np.sort(held_out))
 
-    def _encode_eval_set(self, eval_set: Any) -> Encoded:
+    def _encode_eval_set(self, eval_set: Any, n_features: int, decision: Decision) -> Encoded:
         if isinstance(eval_set, list) and len(eval_set) == 1:
             eval_set = eval_set[0]
         if not isinstance(eval_set, tuple) or len(eval_set) != 2:
             raise ValueError("eval_set must be a tuple (X, y); make X with as_sequences to give lengths")
         X, y = eval_set
         seqs = as_sequences(X, dtype=self._dtype, name="eval_set[0]")
-        self._check_features(X, seqs, None, reset=False)
+        if seqs.n_features != n_features:
+            raise ValueError(
+                f"eval_set[0] has {seqs.n_features} features per time step, but X has {n_features}"
+            )
         y = self._check_y(y, "eval_set[1]")
         check_same_length(len(seqs), y, "eval_set[1]")
-        return Encoded(seqs, self._encode_eval(y, self._decision, "eval_set[1]"), None)
+        return Encoded(seqs, self._encode_eval(y, decision, "eval_set[1]"), None)
 
     def _scikit_learn_callbacks(self, X: Any, y: Any) -> list[ScikitLearnCallbacks]:
         """Bridge to the callbacks that `set_callbacks`, or a meta-estimator, has set."""
@@ -271,8 +279,14 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         return [ScikitLearnCallbacks(context, lambda: {"history_": None}, X=X, y=y)]
 
     def _train(
-        self, data: Encoded, validation: Encoded | None, incremental: bool, callbacks: list[Any]
+        self,
+        data: Encoded,
+        validation: Encoded | None,
+        loss: Loss,
+        callbacks: list[Any],
+        incremental: bool,
     ) -> None:
+        """Train the network in place and record how it went."""
         n_rows = len(data.seqs)
         self.network_.encoder.n_threads = n_threads(self.n_jobs)
         if self.shuffle and n_rows <= self.batch_size:
@@ -280,7 +294,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         if self._optimizer is None or not incremental:
             self._optimizer = self._new_optimizer()
         trainer = self._new_trainer(self._optimizer, incremental, callbacks)
-        arguments = (self.network_, *data, self._loss(self._decision))
+        arguments = (self.network_, *data, loss)
         if incremental:
             history = trainer.partial_fit(*arguments, estimator=self)
         else:

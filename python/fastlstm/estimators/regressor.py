@@ -118,7 +118,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
     best_loss_ : float
         Least training loss.
     validation_scores_ : list of float or None
-        Score of the validation data after each epoch, if there are any: R² for the squared error,
+        Score of the validation data after each epoch, if there are any: R^2 for the squared error,
         minus the loss otherwise.
     best_validation_score_ : float or None
         Greatest of these.
@@ -341,7 +341,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         *,
         lengths: ArrayLike | None = None,
     ) -> float:
-        """Coefficient of determination R² of `predict`, the mean over the targets."""
+        """Coefficient of determination R^2 of `predict`, the mean over the targets."""
         return float(r2_score(y, self.predict(X, lengths=lengths), sample_weight=sample_weight))
 
     def __sklearn_tags__(self) -> Tags:

@@ -48,6 +48,8 @@ class Parameterized:
 
     parameter_shapes: list[tuple[str, tuple[int, ...]]]
     dtype: np.dtype
+    _flat: np.ndarray
+    _grads: np.ndarray
 
     @property
     def n_parameters(self) -> int:

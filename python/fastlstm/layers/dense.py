@@ -20,7 +20,7 @@ class Dense(Parameterized):
     bias : bool, default=True
     dtype : {"float32", "float64"}, default="float32"
     random_state : None, int, numpy Generator or RandomState, default=None
-        Initialises uniformly in ±1/sqrt(in_features), as PyTorch does.
+        Initialises uniformly in +-1/sqrt(in_features), as PyTorch does.
 
     Examples
     --------
@@ -43,6 +43,7 @@ class Dense(Parameterized):
         self.out_features = as_size(out_features, "out_features")
         self.bias = bool(bias)
         self.dtype = as_dtype(dtype)
+        self._dtype_name = self.dtype.name
         self.parameter_shapes = [("weight", (self.out_features, self.in_features))]
         if self.bias:
             self.parameter_shapes.append(("bias", (self.out_features,)))
@@ -64,7 +65,7 @@ class Dense(Parameterized):
         y = np.empty((len(x), self.out_features), self.dtype)
         weight, bias = self._split(self._flat)
         _core.dense_forward(
-            self.dtype.name, len(x), self.in_features, self.out_features, x, weight, bias, y
+            self._dtype_name, len(x), self.in_features, self.out_features, x, weight, bias, y
         )
         return y
 
@@ -79,7 +80,7 @@ class Dense(Parameterized):
         weight, _ = self._split(self._flat)
         dweight, dbias = self._split(self._grads)
         _core.dense_backward(
-            self.dtype.name, len(x), self.in_features, self.out_features, x, weight, dy, dweight, dbias, dx
+            self._dtype_name, len(x), self.in_features, self.out_features, x, weight, dy, dweight, dbias, dx
         )
         return dx
 

@@ -17,10 +17,11 @@ _STATE_NAMES = {"lstm": ("h", "c"), "rnn": ("h",), "rnn_relu": ("h",)}
 class Tape:
     """What a training forward pass leaves for the backward pass. Reusable: its memory grows to the largest call."""
 
-    __slots__ = ("core", "lengths", "padded_steps", "starts", "y_starts")
+    __slots__ = ("core", "layer", "lengths", "padded_steps", "starts", "y_starts")
 
     def __init__(self) -> None:
         self.core = _core.Tape()
+        self.layer: LSTM | None = None
         self.lengths: np.ndarray
         self.starts: np.ndarray
         self.y_starts: np.ndarray
@@ -59,7 +60,7 @@ class LSTM(Parameterized):
     dtype : {"float32", "float64"}, default="float32"
         Type of parameters and computation.
     random_state : None, int, numpy Generator or RandomState, default=None
-        Initialises the parameters, uniformly in ±1/sqrt(hidden_size) as PyTorch does.
+        Initialises the parameters, uniformly in +-1/sqrt(hidden_size) as PyTorch does.
 
     Attributes
     ----------
@@ -241,6 +242,8 @@ class LSTM(Parameterized):
         grads : dict of str to ndarray
             Gradients under the names of :attr:`parameters`.
         """
+        if not isinstance(tape, Tape) or tape.layer is not self:
+            raise ValueError("tape holds no forward call of this layer (a tape serves one backward call)")
         n, steps = len(tape.lengths), tape.padded_steps
         starts = np.arange(n, dtype=np.int64) * steps
         if dy is not None:
@@ -264,6 +267,7 @@ class LSTM(Parameterized):
             dinitial,
             self.n_threads,
         )
+        tape.layer = None
         return dx, dinitial, self._views(grads)
 
     def _padded(
@@ -284,7 +288,7 @@ class LSTM(Parameterized):
         core = None
         if tape is not None:
             tape.lengths, tape.starts, tape.y_starts, tape.padded_steps = lengths, starts, starts, steps
-            core = tape.core
+            tape.layer, core = self, tape.core
         self.packed_core().forward(
             x,
             starts,
@@ -322,6 +326,8 @@ class LSTM(Parameterized):
         names = self.state_names
         if isinstance(state, np.ndarray):
             state = (state,)
+        if not isinstance(state, (tuple, list)):
+            raise TypeError(f"{name} must be a tuple of arrays ({', '.join(names)}), got {type(state).__name__}")
         if len(state) != len(names):
             raise ValueError(f"{name} has {len(state)} arrays; expected {len(names)}: {', '.join(names)}")
         checked: list[np.ndarray | None] = []

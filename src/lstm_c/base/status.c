@@ -19,6 +19,8 @@ const char *fl_status_string(fl_status status)
                "(portable, avx2 or avx512)";
     case FL_ERR_ISA_UNAVAILABLE:
         return "FASTLSTM_ISA names an instruction set that this machine does not have";
+    case FL_ERR_TAPE:
+        return "the tape holds no forward call of this layer (a tape serves one backward call)";
     }
     return "unknown status";
 }

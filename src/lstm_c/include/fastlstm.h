@@ -27,7 +27,8 @@ typedef enum fl_status {
     FL_ERR_OVERFLOW = -3,
     FL_ERR_UNKNOWN_CELL = -4,
     FL_ERR_UNKNOWN_ISA = -5,
-    FL_ERR_ISA_UNAVAILABLE = -6
+    FL_ERR_ISA_UNAVAILABLE = -6,
+    FL_ERR_TAPE = -7
 } fl_status;
 
 /* One English sentence, never NULL. */

@@ -28,7 +28,7 @@
 #define FL_EXPONENT_BIAS 1023
 #define FL_LN2_HIGH 0x1.62e42fee00000p-1
 #define FL_LN2_LOW 0x1.a39ef35793c76p-33
-#define FL_SIGMOID_LIMIT 708.0
+#define FL_SIGMOID_LIMIT 709.0
 #define FL_TANH_LIMIT 40.0
 #else
 #define FL_ROUND_MAGIC 12582912.0f /* 1.5 * 2^23 */

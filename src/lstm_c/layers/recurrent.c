@@ -12,6 +12,7 @@
  * three times that. */
 #include "layers/recurrent.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -104,6 +105,8 @@ static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const
     fl_ragged_fill(&tape->ragged, &call->x_rows);
     return FL_OK;
 }
+
+static atomic_uint_fast64_t next_id; /* handles of this process so far */
 
 static int find_cell(const fl_isa *isa, const char *name)
 {
@@ -204,6 +207,7 @@ fl_status fl_recurrent_create(const fl_recurrent_config *config, fl_recurrent **
     if (!layer)
         return FL_ERR_NOMEM;
     layer->config = *config;
+    layer->id = atomic_fetch_add(&next_id, 1) + 1;
     status = fill_layer(layer);
     if (status == FL_OK)
         *out = layer;
@@ -264,7 +268,7 @@ fl_status fl_recurrent_load(fl_recurrent *layer, const void *parameters)
 
 static fl_status check_forward(const fl_recurrent *layer, const fl_forward *call, fl_ragged *ragged)
 {
-    if (!layer || !layer->loaded || !call->x || (call->y && !call->y_start))
+    if (!layer->loaded || !call->x || (call->y && !call->y_start))
         return FL_ERR_ARGUMENT;
     fl_status status = fl_ragged_check(ragged, &call->x_rows, call->x_total);
     if (status == FL_OK && call->y)
@@ -274,18 +278,20 @@ static fl_status check_forward(const fl_recurrent *layer, const fl_forward *call
 
 fl_status fl_recurrent_forward(const fl_recurrent *layer, const fl_forward *call)
 {
+    if (!layer || !call)
+        return FL_ERR_ARGUMENT;
     fl_tape local = {0}, *tape = call->tape ? call->tape : &local;
+    tape->layer_id = 0;
     fl_status status = check_forward(layer, call, &tape->ragged);
     if (status != FL_OK)
         return status;
     tape->training = call->tape != NULL;
-    tape->layer = NULL;
     status = layer->config.dtype == FL_FLOAT64 ? fl_recurrent_forward_f64(layer, call, tape)
                                                : fl_recurrent_forward_f32(layer, call, tape);
     if (tape == &local)
         fl_arena_release(&local.arena);
     else if (status == FL_OK)
-        tape->layer = layer;
+        tape->layer_id = layer->id;
     return status;
 }
 
@@ -307,9 +313,10 @@ static fl_status check_rows(const fl_ragged *ragged, const void *array, const in
 
 fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *call)
 {
-    if (!call->tape || call->tape->layer != layer || call->n != call->tape->ragged.n ||
-        !call->gradients || !call->parameters)
+    if (!layer || !call || !call->tape || !call->gradients || !call->parameters)
         return FL_ERR_ARGUMENT;
+    if (call->tape->layer_id != layer->id || call->n != call->tape->ragged.n)
+        return FL_ERR_TAPE;
     fl_status status = check_rows(&call->tape->ragged, call->dy, call->dy_start, call->dy_total);
     if (status == FL_OK)
         status = check_rows(&call->tape->ragged, call->dx, call->dx_start, call->dx_total);
@@ -318,7 +325,7 @@ fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *ca
     status = layer->config.dtype == FL_FLOAT64 ? fl_recurrent_backward_f64(layer, call)
                                                : fl_recurrent_backward_f32(layer, call);
     if (status == FL_OK)
-        call->tape->layer = NULL;
+        call->tape->layer_id = 0;
     return status;
 }
 

@@ -28,6 +28,7 @@ struct fl_recurrent {
     int64_t gate_stride;  /* a row of gates, whole blocks */
     int64_t n_parameters;
     fl_packed *packed; /* (layers * directions) */
+    uint64_t id; /* never reused in a process, never 0 */
     fl_arena arena;
 };
 
@@ -49,7 +50,7 @@ typedef struct fl_tape_layer {
 
 /* Memory of one call, kept between calls. */
 struct fl_tape {
-    const fl_recurrent *layer; /* of the forward call that filled it, NULL when used up */
+    uint64_t layer_id; /* of the forward call that filled it, 0 when used up */
     fl_ragged ragged;
     int training;
     void *x;                       /* packed input */

@@ -6,9 +6,11 @@ import copy
 import io
 import pickle
 
+import fastlstm
 import joblib
 import numpy as np
 import pytest
+from fastlstm import LSTMClassifier, as_sequences
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning, NotFittedError
@@ -16,9 +18,6 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_html_repr
-
-import fastlstm
-from fastlstm import LSTMClassifier, as_sequences
 
 
 def classifier(**params):
@@ -407,8 +406,7 @@ def test_callbacks_of_scikit_learn(ragged):
     model = classifier(max_iter=3).set_callbacks(monitor).fit(X, y)
     scores = [row["accuracy"] for row in monitor.get_logs().data if row["task_name"] == "epoch"]
     assert len(scores) == 3 and scores[-1] == model.score(X, y)
-    assert not [name for name in vars(model) if "callback" in name and name != "_skl_callbacks"]
-    assert not hasattr(pickle.loads(pickle.dumps(classifier().fit(X, y))), "_callback_fit_ctx")
+    assert not hasattr(model, "_callback_fit_ctx")
 
 
 def test_n_jobs_changes_nothing_else(ragged):
@@ -429,8 +427,11 @@ def test_checkpoints_resume(ragged, tmp_path):
                 raise RuntimeError("pulled the plug")
 
     settings = {"checkpoint_dir": tmp_path, "max_iter": 8}
+    model = classifier(callbacks=[Interrupt()], **settings)
     with pytest.raises(RuntimeError, match="pulled the plug"):
-        classifier(callbacks=[Interrupt()], **settings).fit(X, y)
+        model.fit(X, y)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
     resumed = classifier(**settings).fit(X, y)
     assert resumed.history_.resumed_epoch is not None
     check_same_outputs(resumed, classifier(max_iter=8).fit(X, y), X)
@@ -463,6 +464,8 @@ def test_a_failed_fit_leaves_no_half_fitted_model(ragged):
     expected = model.predict_proba(X)
     with pytest.raises(ValueError, match="NaN"):
         model.fit(np.full((60, 2, 5), np.nan), y)
+    with pytest.raises(ValueError, match=r"eval_set\[0\] has 2 features per time step, but X has 3"):
+        model.fit(X, y, eval_set=([sequence[:, :2] for sequence in X], y))
     np.testing.assert_array_equal(model.predict_proba(X), expected)
 
 

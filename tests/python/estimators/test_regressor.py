@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pickle
 
+import fastlstm
 import numpy as np
 import pytest
+from fastlstm import LSTMRegressor, losses
 from sklearn.exceptions import DataConversionWarning
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
-
-import fastlstm
-from fastlstm import LSTMRegressor, losses
 
 
 def regressor(**params):
@@ -52,8 +51,7 @@ def test_losses(problem, loss):
 
 
 @pytest.mark.parametrize("quantile", [0.1, 0.9])
-def test_quantiles(problem, quantile):
-    X, _ = problem
+def test_quantiles(quantile):
     y = np.random.default_rng(0).uniform(size=60)
     constant = [np.zeros((2, 1))] * 60
     model = regressor(loss="quantile", quantile=quantile, max_iter=200, learning_rate_init=0.05)

@@ -74,8 +74,9 @@ def test_a_batch_is_its_rows(dtype: str) -> None:
 
 def test_bound_arena_is_read_and_written() -> None:
     layer = Dense(3, 2, dtype="float64", random_state=0)
-    flat, grads = np.arange(8.0), np.full(8, np.nan)
+    flat, grads = np.empty(8), np.full(8, np.nan)
     layer.bind(flat, grads)
+    flat[...] = np.arange(8.0)
     layer.parameters_changed()
     x = np.array([[1.0, 2.0, 3.0]])
     np.testing.assert_allclose(layer.forward(x), [[0 + 2 + 6 + 6, 3 + 8 + 15 + 7]])

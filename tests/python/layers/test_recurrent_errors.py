@@ -28,10 +28,10 @@ def assert_sentence(action: Callable[[], Any], *words: str) -> None:
 
 
 BAD_X = {
-    "scalar": (np.float32(1.0), "dimension"),
-    "one_dimension": (np.ones(4), "dimension"),
-    "two_dimensions": (np.ones((BATCH, WIDTH)), "dimension"),
-    "four_dimensions": (np.ones((1, BATCH, TIME, WIDTH)), "dimension"),
+    "scalar": (np.float32(1.0), "expected (batch, time, 2)"),
+    "one_dimension": (np.ones(4), "expected (batch, time, 2)"),
+    "two_dimensions": (np.ones((BATCH, WIDTH)), "expected (batch, time, 2)"),
+    "four_dimensions": (np.ones((1, BATCH, TIME, WIDTH)), "expected (batch, time, 2)"),
     "too_narrow": (np.ones((BATCH, TIME, WIDTH - 1)), "2"),
     "too_wide": (np.ones((BATCH, TIME, WIDTH + 1)), "2"),
     "no_features": (np.ones((BATCH, TIME, 0)), "2"),
@@ -40,7 +40,7 @@ BAD_X = {
     "complex": (X + 1j, "complex"),
     "strings": (np.full((BATCH, TIME, WIDTH), "a"), "x"),
     "objects": (np.full((BATCH, TIME, WIDTH), object()), "x"),
-    "ragged_list": ([[[1.0, 2.0]], [[1.0, 2.0], [3.0, 4.0]]], "x"),
+    "ragged_list": ([[[1.0, 2.0]], [[1.0, 2.0], [3.0, 4.0]]], "shape"),
     "none": (None, "x"),
 }
 
@@ -126,6 +126,13 @@ def test_a_tape_of_another_layer_or_no_tape() -> None:
     _, _, tape = other.forward(np.ones((1, 2, 3)))
     assert_sentence(lambda: layer.backward(tape, np.ones((BATCH, TIME, HIDDEN))), "tape")
     assert_sentence(lambda: layer.backward(None, np.ones((BATCH, TIME, HIDDEN))), "tape")
+
+
+def test_a_tape_serves_one_backward_call() -> None:
+    layer = build_layer(CASE, "float32")
+    _, _, tape = layer.forward(X)
+    layer.backward(tape, np.ones((BATCH, TIME, HIDDEN)))
+    assert_sentence(lambda: layer.backward(tape, np.ones((BATCH, TIME, HIDDEN))), "tape")
 
 
 BAD_CONSTRUCTION: dict[str, tuple[dict[str, Any], str]] = {
