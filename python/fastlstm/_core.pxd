@@ -15,6 +15,8 @@ cdef extern from "fastlstm.h" nogil:
     int32_t fl_get_num_threads()
     int32_t fl_has_openmp()
 
+    const char *fl_cell_name(int32_t index)
+
     ctypedef struct fl_recurrent:
         pass
     ctypedef struct fl_tape:

@@ -17,7 +17,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 
 DEF MAX_STATES = 4
 _RULES = {"sgd": 0, "rmsprop": 1, "adam": 2, "adamw": 3, "nadam": 4}
-_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ci", "weight_cf", "weight_co")
 
 
 cdef int check(fl_status status) except -1:
@@ -83,6 +83,19 @@ def isa_available():
         found[name.decode("ascii")] = bool(available)
         index += 1
     return found
+
+
+def cells():
+    """Names of the cells."""
+    cdef const char *name
+    cdef int32_t index = 0
+    found = []
+    while True:
+        name = fl_cell_name(index)
+        if name == NULL:
+            return found
+        found.append(name.decode("ascii"))
+        index += 1
 
 
 def cpu_info():

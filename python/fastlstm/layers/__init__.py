@@ -7,6 +7,6 @@ pass over all of them and weights compare with PyTorch's directly.
 from fastlstm.layers.dense import Dense
 from fastlstm.layers.dropout import Dropout
 from fastlstm.layers.embedding import Embedding
-from fastlstm.layers.recurrent import LSTM, RNN
+from fastlstm.layers.recurrent import GRU, LSTM, RNN
 
-__all__ = ["LSTM", "RNN", "Dense", "Dropout", "Embedding"]
+__all__ = ["GRU", "LSTM", "RNN", "Dense", "Dropout", "Embedding"]

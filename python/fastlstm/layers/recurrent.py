@@ -11,7 +11,8 @@ import numpy as np
 from fastlstm import _core
 from fastlstm.layers._parameters import Parameterized, as_dtype, as_generator, as_real_array, as_size
 
-_STATE_NAMES = {"lstm": ("h", "c"), "rnn": ("h",), "rnn_relu": ("h",)}
+_CELLS = tuple(_core.cells())
+_IDENTITY = {"lstm": "noaf", "peephole": "peephole_identity", "peephole_article": "peephole_article_identity"}
 
 
 class Tape:
@@ -49,14 +50,27 @@ class LSTM(Parameterized):
         Units per layer and direction.
     num_layers : int, default=1
         Layers stacked on each other.
-    cell : {"lstm", "rnn", "rnn_relu"}, default="lstm"
-        Equations of a step; "rnn" is Elman's tanh(W x + U h_prev + b), "rnn_relu" the rectified one.
+    cell : str, default="lstm"
+        Equations of a step, one of
+
+        - "lstm": with forget gate, as above
+        - "peephole": i and f also see c_prev, o also sees c, through a weight per unit (Gers, Schraudolph and
+          Schmidhuber, JMLR 3, 2002); parameters ``weight_ci``, ``weight_cf``, ``weight_co`` (hidden,)
+        - "peephole_article": i, f, o = sigmoid(W x + U c_prev + b), g = tanh(W x + b): the cell state recurs in
+          place of h, through full matrices; ``weight_hh`` (3*hidden, hidden) holds i, f, o
+        - "cifg": input gate tied to the forget gate, i = 1 - f (gates f, g, o)
+        - "nig", "nfg", "nog": no input, forget, output gate; "niaf", "noaf": no input, output activation
+          (Greff et al., arXiv 1503.04069)
+        - "gru": gates r, z, n with the reset gate after the recurrent product (arXiv 1406.1078v1), as PyTorch's
+        - "rnn", "rnn_relu": h = tanh(W x + U h_prev + b), or max(0, .) (Elman, Cognitive Science 14, 1990)
     bidirectional : bool, default=False
         Add a second direction that reads each sequence from its own end; outputs are concatenated.
     bias : bool, default=True
         Learn `bias_ih` and `bias_hh`.
     dropout : float, default=0.0
         Fraction of each layer's input dropped between layers while training: one mask per sequence.
+    cell_activation : {"tanh", "identity"}, default="tanh"
+        Output squashing of the cells "lstm", "peephole" and "peephole_article".
     dtype : {"float32", "float64"}, default="float32"
         Type of parameters and computation.
     random_state : None, int, numpy Generator or RandomState, default=None
@@ -95,17 +109,25 @@ class LSTM(Parameterized):
         bidirectional: bool = False,
         bias: bool = True,
         dropout: float = 0.0,
+        cell_activation: str = "tanh",
         dtype: Any = "float32",
         random_state: Any = None,
     ) -> None:
-        if cell not in _STATE_NAMES:
-            raise ValueError(f"cell must be one of {sorted(_STATE_NAMES)}, got {cell!r}")
+        if cell not in _CELLS:
+            raise ValueError(f"cell must be one of {', '.join(_CELLS)}; got {cell!r}")
+        if cell_activation not in ("tanh", "identity"):
+            raise ValueError(f"cell_activation must be 'tanh' or 'identity', got {cell_activation!r}")
+        if cell_activation == "identity" and cell not in _IDENTITY:
+            raise ValueError(
+                f"cell_activation 'identity' goes with the cells {', '.join(_IDENTITY)}; got {cell!r}"
+            )
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
         self.input_size = as_size(input_size, "input_size")
         self.hidden_size = as_size(hidden_size, "hidden_size")
         self.num_layers = as_size(num_layers, "num_layers")
         self.cell = cell
+        self.cell_activation = cell_activation
         self.bidirectional = bool(bidirectional)
         self.bias = bool(bias)
         self.dropout = float(dropout)
@@ -113,7 +135,7 @@ class LSTM(Parameterized):
         self.n_threads = 0
         self._lock = threading.Lock()
         self._core = _core.Recurrent(
-            cell,
+            _IDENTITY[cell] if cell_activation == "identity" else cell,
             self.input_size,
             self.hidden_size,
             self.num_layers,
@@ -139,7 +161,7 @@ class LSTM(Parameterized):
     @property
     def state_names(self) -> tuple[str, ...]:
         """Names of the states in the order of state tuples: ("h", "c") or ("h",)."""
-        return _STATE_NAMES[self.cell]
+        return ("h", "c")[: self._core.n_states]
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, JSON-able."""
@@ -151,6 +173,7 @@ class LSTM(Parameterized):
             "bidirectional": self.bidirectional,
             "bias": self.bias,
             "dropout": self.dropout,
+            "cell_activation": self.cell_activation,
             "dtype": self.dtype.name,
         }
 
@@ -440,3 +463,23 @@ class RNN(LSTM):
             raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
         cell = "rnn" if nonlinearity == "tanh" else "rnn_relu"
         super().__init__(input_size, hidden_size, num_layers, cell=cell, **options)
+
+
+class GRU(LSTM):
+    """Gated recurrent unit with the reset gate after the recurrent product (Cho et al., arXiv 1406.1078v1).
+
+    ``r, z = sigmoid(W x + U h_prev + b)``, ``n = tanh(W_n x + b_n + r * (U_n h_prev + c_n))``,
+    ``h = (1 - z) * n + z * h_prev``; PyTorch's and cuDNN's form and parameters (gates r, z, n).
+    Parameters and calls are :class:`LSTM`'s, without `cell`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastlstm.layers import GRU
+    >>> y, (h,) = GRU(3, 5, random_state=0)(np.zeros((2, 7, 3)))
+    >>> h.shape
+    (1, 2, 5)
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any) -> None:
+        super().__init__(input_size, hidden_size, num_layers, cell="gru", **options)

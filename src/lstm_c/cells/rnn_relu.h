@@ -1,8 +1,8 @@
 /* Simple recurrent network with rectified units: h = max(0, W x + U h_prev + b). Elman, Cognitive
  * Science 14, 1990. */
 #define FL_CELL rnn_relu
-#define rnn_relu_GATES 1
-#define rnn_relu_STATES 0
+static const fl_cell_facts FL_T(rnn_relu_facts) = {
+    .name = "rnn_relu", .slots = 1, .x_gates = 1, .h_gates = 1};
 
 FL_INLINE void FL_T(rnn_relu_forward)(FL_T(fl_unit) * u)
 {

@@ -53,11 +53,14 @@ int32_t fl_has_openmp(void);
 
 /* ---- recurrent layers ---- */
 
+/* Names of the cells by index; NULL past the last one. */
+const char *fl_cell_name(int32_t index);
+
 typedef struct fl_recurrent fl_recurrent;
 typedef struct fl_tape fl_tape;
 
 typedef struct fl_recurrent_config {
-    const char *cell; /* "lstm", "rnn", "rnn_relu" */
+    const char *cell; /* one of fl_cell_name */
     int64_t input_size, hidden_size, num_layers;
     int32_t bidirectional, bias;
     int32_t dtype;
@@ -70,9 +73,15 @@ void fl_recurrent_destroy(fl_recurrent *layer);
 /* 1 + the number of cell states (c); the order of `states` arrays below: h, then those. */
 int32_t fl_recurrent_n_states(const fl_recurrent *layer);
 int64_t fl_recurrent_n_parameters(const fl_recurrent *layer);
-/* Number of parameter arrays, and shape and position of one: kind 0 weight_ih, 1 weight_hh, 2
- * bias_ih, 3 bias_hh. columns 0: a vector. */
+/* Number of parameter arrays, and kind, shape and position of one. columns 0: a vector. */
 int32_t fl_recurrent_n_arrays(const fl_recurrent *layer);
+typedef enum fl_parameter_kind {
+    FL_WEIGHT_IH = 0,
+    FL_WEIGHT_HH = 1,
+    FL_BIAS_IH = 2,
+    FL_BIAS_HH = 3,
+    FL_PEEPHOLE = 4 /* of the input gate; 5 the forget gate's, 6 the output gate's */
+} fl_parameter_kind;
 typedef struct fl_parameter {
     int32_t kind, layer, direction;
     int64_t offset, rows, columns;

@@ -8,16 +8,11 @@
 #include "kernels/reductions.h"
 
 #include "cells/unit.h"
+#include "cells/lstm_family.h"
 #include "fl_cells.h" /* written by CMake from the list of cells: includes each cell, defines FL_CELLS */
 
 #define FL_CELL_ROW(cell)                                                                          \
-    {{#cell, FL_PASTE2(cell, GATES), FL_PASTE2(cell, STATES),                                      \
-      FL_PASTE2(cell, GATES) == 1   ? 4                                                            \
-      : FL_PASTE2(cell, GATES) == 2 ? 2                                                            \
-                                    : 1},                                                          \
-     FL_T(FL_PASTE2(cell, forward_step)),                                                          \
+    {&FL_T(FL_PASTE2(cell, facts)), FL_T(FL_PASTE2(cell, forward_step)),                           \
      FL_T(FL_PASTE2(cell, backward_step))},
 static const FL_T(fl_cell) FL_T(cell_table)[] = {FL_CELLS(FL_CELL_ROW)};
 #undef FL_CELL_ROW
-
-#undef FL_KERNEL_TABLE

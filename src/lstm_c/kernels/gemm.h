@@ -56,11 +56,10 @@ FL_INLINE void FL_T(store_column)(real *p, vec value, int64_t column, int64_t co
         v_store_n(p + column, value, (int)(columns - column));
 }
 
-FL_INLINE void FL_T(gemm_tile)(const FL_T(fl_gemm) * g, const int mr, const int nb, int64_t row,
-                               int64_t block)
+FL_INLINE void FL_T(gemm_tile)(const FL_T(fl_gemm) * g, const int nv, const int mr, const int nb,
+                               int64_t row, int64_t block)
 {
     vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
-    const int nv = FL_BLOCK_VECTORS;
     int64_t column = block * nv * FL_LANES;
     FL_UNROLL
     for (int r = 0; r < mr; r++) {
@@ -81,56 +80,66 @@ FL_INLINE void FL_T(gemm_tile)(const FL_T(fl_gemm) * g, const int mr, const int 
     }
 }
 
-/* Call `tile(argument, rows of the tile, blocks of the tile, row, block)` with constants, so that
- * each height is its own code. A single row takes two blocks at once: four chains of FMAs do not
- * hide the latency, eight do. */
+/* Call `tile(argument, vectors, rows, blocks, row, block)` with constants, so that each height is
+ * its own code. */
 #if FL_TILE_ROWS == 6
-#define FL_TILE_SWITCH(tile, argument, mr, row, block)                                             \
+#define FL_TILE_SWITCH(tile, argument, nv, mr, row, block)                                         \
     switch (mr) {                                                                                  \
     case 1:                                                                                        \
-        tile(argument, 1, 1, row, block);                                                          \
+        tile(argument, nv, 1, 1, row, block);                                                      \
         break;                                                                                     \
     case 2:                                                                                        \
-        tile(argument, 2, 1, row, block);                                                          \
+        tile(argument, nv, 2, 1, row, block);                                                      \
         break;                                                                                     \
     case 3:                                                                                        \
-        tile(argument, 3, 1, row, block);                                                          \
+        tile(argument, nv, 3, 1, row, block);                                                      \
         break;                                                                                     \
     case 4:                                                                                        \
-        tile(argument, 4, 1, row, block);                                                          \
+        tile(argument, nv, 4, 1, row, block);                                                      \
         break;                                                                                     \
     case 5:                                                                                        \
-        tile(argument, 5, 1, row, block);                                                          \
+        tile(argument, nv, 5, 1, row, block);                                                      \
         break;                                                                                     \
     default:                                                                                       \
-        tile(argument, 6, 1, row, block);                                                          \
-        break;                                                                                     \
+        tile(argument, nv, 6, 1, row, block);                                                      \
     }
 #else
-#define FL_TILE_SWITCH(tile, argument, mr, row, block)                                             \
+#define FL_TILE_SWITCH(tile, argument, nv, mr, row, block)                                         \
     switch (mr) {                                                                                  \
     case 1:                                                                                        \
-        tile(argument, 1, 1, row, block);                                                          \
+        tile(argument, nv, 1, 1, row, block);                                                      \
         break;                                                                                     \
     case 2:                                                                                        \
-        tile(argument, 2, 1, row, block);                                                          \
+        tile(argument, nv, 2, 1, row, block);                                                      \
         break;                                                                                     \
     default:                                                                                       \
-        tile(argument, 3, 1, row, block);                                                          \
-        break;                                                                                     \
+        tile(argument, nv, 3, 1, row, block);                                                      \
     }
 #endif
 
+/* All tiles of `count` blocks: block i of the walk is first + i, or end - 1 - i when descending. A
+ * single row takes two blocks at once: four chains of FMAs do not hide the latency, eight do. */
+#define FL_TILE_WALK(tile, argument, nv, n_rows, first, end, descending)                           \
+    do {                                                                                           \
+        int64_t done_ = 0, count_ = (end) - (first);                                               \
+        if ((n_rows) == 1)                                                                         \
+            for (; done_ + 2 <= count_; done_ += 2)                                                \
+                tile(argument, nv, 1, 2, 0, (descending) ? (end) - done_ - 2 : (first) + done_);   \
+        for (; done_ < count_; done_++) {                                                          \
+            int64_t block_ = (descending) ? (end) - done_ - 1 : (first) + done_;                   \
+            for (int64_t row_ = 0; row_ < (n_rows);) {                                             \
+                int mr_ = FL_T(tile_rows)((n_rows) - row_);                                        \
+                FL_TILE_SWITCH(tile, argument, nv, mr_, row_, block_)                              \
+                row_ += mr_;                                                                       \
+            }                                                                                      \
+        }                                                                                          \
+    } while (0)
+
 static void FL_T(gemm)(const FL_T(fl_gemm) * g)
 {
-    int64_t block = g->block_first;
-    if (g->rows == 1)
-        for (; block + 2 <= g->block_end; block += 2)
-            FL_T(gemm_tile)(g, 1, 2, 0, block);
-    for (; block < g->block_end; block++)
-        for (int64_t row = 0; row < g->rows;) {
-            int mr = FL_T(tile_rows)(g->rows - row);
-            FL_TILE_SWITCH(FL_T(gemm_tile), g, mr, row, block)
-            row += mr;
-        }
+    if (g->vectors == 3)
+        FL_TILE_WALK(FL_T(gemm_tile), g, 3, g->rows, g->block_first, g->block_end, 0);
+    else
+        FL_TILE_WALK(FL_T(gemm_tile), g, FL_BLOCK_VECTORS, g->rows, g->block_first, g->block_end,
+                     0);
 }

@@ -4,8 +4,8 @@
  *
  * Layouts. V = lanes of a vector. Columns of a packed matrix come in vectors of V, vectors in
  * blocks of NV; a block stores its NV vectors for depth 0, then for depth 1, ... so that one stream
- * of memory feeds one register tile. gate-interleaved ("panels")  vector index = panel * gates +
- * gate; panel p holds units [p*V, (p+1)*V). The epilogue of a tile therefore has all gates of its
+ * of memory feeds one register tile. gate-interleaved ("panels")  vector index = panel * slots +
+ * slot; panel p holds units [p*V, (p+1)*V). The epilogue of a tile therefore has all gates of its
  * units in registers. plain                        vector index = column / V. Every output is one
  * chain of multiply-adds over the depth, in order, whatever the tile: results depend neither on the
  * number of rows nor on who computes them. */
@@ -14,31 +14,52 @@
 #ifndef FL_KERNELS_LIMITS
 #define FL_KERNELS_LIMITS
 enum {
-    FL_MAX_GATES = 4,    /* accumulators of a unit */
-    FL_MAX_STATES = 3,   /* states beside h that a cell carries: c; n, m */
-    FL_BLOCK_VECTORS = 4 /* NV of plain matrices */
+    FL_MAX_SLOTS = 4,     /* accumulators of a unit */
+    FL_MAX_PEEPHOLES = 3, /* i, f, o */
+    FL_MAX_STATES = 3,    /* states beside h that a cell carries: c; n, m */
+    FL_BLOCK_VECTORS = 4  /* NV of plain matrices */
 };
-/* Facts of a cell that the layers need; the same for each ISA and dtype. */
+/* A peephole: a weight per unit that multiplies a state of the unit into one of its accumulators.
+ */
+typedef struct fl_peephole {
+    int slot, state;
+    int current; /* 1: the state after the step, 0: before it */
+} fl_peephole;
+
+/* Facts of a cell that the layers and the step kernels need; the same for each ISA and dtype.
+ * A unit has `slots` accumulators. Slot s takes the x W product of gate x_gate[s] and the recurrent
+ * product of gate h_gate[s] (-1: none), so a gate may keep the two apart (GRU) or lack one. */
 typedef struct fl_cell_facts {
     const char *name;
-    int gates;
+    int slots;
+    int x_gates, h_gates; /* gates in weight_ih and bias_ih, in weight_hh and bias_hh */
+    int x_gate[FL_MAX_SLOTS], h_gate[FL_MAX_SLOTS];
     int states;
-    int panels_per_block; /* panels whose gates share a block */
+    int state_recurs; /* 1: state 0 goes into the recurrent product, 0: h */
+    int reads_h;      /* 1: the pointwise body reads h of the step before */
+    int n_peepholes;
+    fl_peephole peephole[FL_MAX_PEEPHOLES];
 } fl_cell_facts;
+
+/* Panels whose slots share a block: a block has three or four vectors. */
+FL_INLINE int fl_panels_per_block(int slots)
+{
+    return slots == 1 ? 4 : slots == 2 ? 2 : 1;
+}
 #endif
 
 /* C = init + A B for columns of blocks [block_first, block_end); `=`, c may alias init. */
 typedef struct FL_T(fl_gemm) {
-    int64_t rows, depth,
-        columns; /* columns: valid ones of C, the rest of the last block is not written */
+    int64_t rows, depth;
+    int64_t columns; /* valid ones of C; the rest of the last block is not written */
     int64_t block_first, block_end;
     const real *a;
     int64_t a_row, a_depth; /* element strides of A[row, depth] */
     const real *b;
-    int64_t b_block,
-        b_depth;      /* element strides between blocks and between depths; 4 vectors a block */
-    const real *init; /* NULL: zero */
-    int64_t init_row; /* 0: one row for all (a bias) */
+    int64_t b_block, b_depth; /* element strides between blocks and between depths */
+    int vectors;              /* of a block: 3 or 4 */
+    const real *init;         /* NULL: zero */
+    int64_t init_row;         /* 0: one row for all (a bias) */
     real *c;
     int64_t c_row;
 } FL_T(fl_gemm);
@@ -47,22 +68,21 @@ typedef struct FL_T(fl_gemm) {
  * block_end). */
 typedef struct FL_T(fl_step) {
     int64_t rows, units, block_first, block_end;
-    int64_t descending; /* 1: walk the blocks downwards (a step starts with what the cache still
-                           holds) */
-    const real
-        *init; /* gate pre-activations before x and h are added: hoisted x W + b, or the bias */
-    int64_t init_row;         /* 0 for a bias */
+    int64_t descending; /* 1: walk the blocks downwards, to start with what the cache still holds */
+    const real *init;   /* pre-activations before x and h are added: hoisted x W + b, or the bias */
+    int64_t init_row;   /* 0 for a bias */
     const real *x, *weight_x; /* x (rows, x_depth) or NULL when hoisted; packed panels */
     int64_t x_row, x_depth;
-    const real *h_prev, *weight_h;
+    const real *h_prev, *weight_h; /* what recurs: h, or state 0 of a cell that says so */
     int64_t h_prev_row, h_depth;
+    const real *peephole;   /* (peepholes, plane) */
     const real *state_prev; /* (rows, states, plane) */
     int64_t state_prev_row;
     real *state; /* as state_prev, may be the same memory */
     int64_t state_row, state_plane;
     real *h; /* (rows, units) */
     int64_t h_row;
-    real *saved; /* activated gates (rows, panels, gates, V), NULL in inference, may alias init */
+    real *saved; /* activated gates (rows, panels, slots, V), NULL in inference, may alias init */
     int64_t saved_row;
 } FL_T(fl_step);
 
@@ -78,6 +98,7 @@ typedef struct FL_T(fl_backstep) {
     int64_t dh_row;
     real *dstate; /* in: gradient of the states after the step; out: before it */
     int64_t dstate_row, state_plane;
+    const real *peephole;
     const real *state_prev, *state, *h_prev;
     int64_t state_prev_row, state_row, h_prev_row;
     real *gates; /* in: activated gates; out: gradient of the pre-activations */
@@ -85,7 +106,7 @@ typedef struct FL_T(fl_backstep) {
 } FL_T(fl_backstep);
 
 typedef struct FL_T(fl_cell) {
-    fl_cell_facts facts;
+    const fl_cell_facts *facts;
     void (*forward)(const FL_T(fl_step) *);
     void (*backward)(const FL_T(fl_backstep) *);
 } FL_T(fl_cell);

@@ -9,40 +9,42 @@
  */
 
 #define CELL_(name) FL_T(FL_PASTE2(FL_CELL, name))
-#define CELL_FACT(name) FL_PASTE2(FL_CELL, name)
-#define CELL_PANELS (CELL_FACT(GATES) == 1 ? 4 : CELL_FACT(GATES) == 2 ? 2 : 1)
-#define CELL_VECTORS (CELL_PANELS * CELL_FACT(GATES))
 
-/* Pointwise part of one row and one panel. `gate`: accumulators of this panel. */
-FL_INLINE void CELL_(forward_unit)(const FL_T(fl_step) * s, const vec *gate, int64_t row,
+/* Pointwise part of one row and one panel. `acc`: the slots' accumulators of this panel. */
+FL_INLINE void CELL_(forward_unit)(const FL_T(fl_step) * s, const vec *acc, int64_t row,
                                    int64_t panel)
 {
-    const int gates = CELL_FACT(GATES), states = CELL_FACT(STATES);
+    const int slots = CELL_(facts).slots, states = CELL_(facts).states;
     int64_t unit = panel * FL_LANES;
     FL_T(fl_unit) u;
     FL_UNROLL
-    for (int g = 0; g < gates; g++)
-        u.gate[g] = gate[g];
+    for (int g = 0; g < slots; g++)
+        u.gate[g] = acc[g];
     FL_UNROLL
     for (int i = 0; i < states; i++)
         u.state[i] = v_load(s->state_prev + row * s->state_prev_row + i * s->state_plane + unit);
+    FL_UNROLL
+    for (int i = 0; i < CELL_(facts).n_peepholes; i++)
+        u.peephole[i] = v_load(s->peephole + i * s->state_plane + unit);
+    if (CELL_(facts).reads_h)
+        u.h_prev = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units);
     CELL_(forward)(&u);
     FL_UNROLL
     for (int i = 0; i < states; i++)
         v_store(s->state + row * s->state_row + i * s->state_plane + unit, u.state[i]);
     FL_T(store_column)(s->h + row * s->h_row, u.h, unit, s->units);
     if (s->saved) {
-        real *saved = s->saved + row * s->saved_row + panel * gates * FL_LANES;
+        real *saved = s->saved + row * s->saved_row + panel * slots * FL_LANES;
         FL_UNROLL
-        for (int g = 0; g < gates; g++)
+        for (int g = 0; g < slots; g++)
             v_store(saved + g * FL_LANES, u.gate[g]);
     }
 }
 
-FL_INLINE void CELL_(forward_tile)(const FL_T(fl_step) * s, const int mr, const int nb, int64_t row,
-                                   int64_t block)
+FL_INLINE void CELL_(forward_tile)(const FL_T(fl_step) * s, const int nv, const int mr,
+                                   const int nb, int64_t row, int64_t block)
 {
-    const int gates = CELL_FACT(GATES), nv = CELL_VECTORS, panels = CELL_PANELS;
+    const int slots = CELL_(facts).slots, panels = nv / slots;
     vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
     FL_UNROLL
     for (int r = 0; r < mr; r++) {
@@ -62,38 +64,29 @@ FL_INLINE void CELL_(forward_tile)(const FL_T(fl_step) * s, const int mr, const 
         FL_UNROLL
         for (int p = 0; p < panels * nb; p++)
             if (panels == 1 || (block * panels + p) * FL_LANES < s->units)
-                CELL_(forward_unit)(s, acc[r] + p * gates, row + r, block * panels + p);
+                CELL_(forward_unit)(s, acc[r] + p * slots, row + r, block * panels + p);
     }
 }
 
 static void CELL_(forward_step)(const FL_T(fl_step) * s)
 {
-    int64_t count = s->block_end - s->block_first, done = 0;
-    if (s->rows == 1)
-        for (; done + 2 <= count; done += 2)
-            CELL_(forward_tile)(s, 1, 2, 0,
-                                s->descending ? s->block_end - done - 2 : s->block_first + done);
-    for (; done < count; done++) {
-        int64_t block = s->descending ? s->block_end - done - 1 : s->block_first + done;
-        for (int64_t row = 0; row < s->rows;) {
-            int mr = FL_T(tile_rows)(s->rows - row);
-            FL_TILE_SWITCH(CELL_(forward_tile), s, mr, row, block)
-            row += mr;
-        }
-    }
+    const int slots = CELL_(facts).slots;
+    FL_TILE_WALK(CELL_(forward_tile), s, slots * fl_panels_per_block(slots), s->rows,
+                 s->block_first, s->block_end, s->descending);
 }
 
-/* Derivative of one row and one panel. `dh`: gradient of this step's h from everywhere. */
-FL_INLINE void CELL_(backward_unit)(const FL_T(fl_backstep) * s, vec dh, int64_t row, int64_t panel)
+/* Derivative of one row and one panel. `sum`: the recurrent product of the step after plus what
+ * belongs to the same array: the gradient of h, or of state 0 where that recurs. */
+FL_INLINE void CELL_(backward_unit)(const FL_T(fl_backstep) * s, vec sum, int64_t row,
+                                    int64_t panel)
 {
-    const int gates = CELL_FACT(GATES), states = CELL_FACT(STATES);
+    const int slots = CELL_(facts).slots, states = CELL_(facts).states;
     int64_t unit = panel * FL_LANES;
-    real *gate = s->gates + row * s->gates_row + panel * gates * FL_LANES;
+    real *gate = s->gates + row * s->gates_row + panel * slots * FL_LANES;
     real *dstate = s->dstate + row * s->dstate_row + unit;
     FL_T(fl_unit) u;
-    u.dh = dh;
     FL_UNROLL
-    for (int g = 0; g < gates; g++)
+    for (int g = 0; g < slots; g++)
         u.gate[g] = v_load(gate + g * FL_LANES);
     FL_UNROLL
     for (int i = 0; i < states; i++) {
@@ -102,30 +95,50 @@ FL_INLINE void CELL_(backward_unit)(const FL_T(fl_backstep) * s, vec dh, int64_t
         u.state[i] = v_load(s->state + row * s->state_row + i * s->state_plane + unit);
         u.dstate[i] = v_load(dstate + i * s->state_plane);
     }
+    FL_UNROLL
+    for (int i = 0; i < CELL_(facts).n_peepholes; i++)
+        u.peephole[i] = v_load(s->peephole + i * s->state_plane + unit);
+    if (CELL_(facts).reads_h)
+        u.h_prev = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units);
+    if (CELL_(facts).state_recurs) {
+        u.dstate[0] = sum;
+        u.dh = v_load(s->dh + row * s->dh_row + unit);
+        if (s->dy)
+            u.dh += FL_T(load_column)(s->dy + row * s->dy_row, unit, s->units);
+    } else {
+        u.dh = sum;
+    }
+    u.dh_prev = v_zero();
     CELL_(backward)(&u);
     FL_UNROLL
-    for (int g = 0; g < gates; g++)
+    for (int g = 0; g < slots; g++)
         v_store(gate + g * FL_LANES, u.gate[g]);
     FL_UNROLL
     for (int i = 0; i < states; i++)
         v_store(dstate + i * s->state_plane, u.dstate[i]);
-    v_store(s->dh + row * s->dh_row + unit, v_zero());
+    v_store(s->dh + row * s->dh_row + unit, u.dh_prev);
 }
 
-FL_INLINE void CELL_(backward_tile)(const FL_T(fl_backstep) * s, const int mr, const int nb,
-                                    int64_t row, int64_t block)
+/* What a backward tile starts from, before the recurrent product. */
+FL_INLINE vec CELL_(backward_init)(const FL_T(fl_backstep) * s, int64_t row, int64_t unit)
 {
-    const int nv = FL_BLOCK_VECTORS;
+    if (unit >= s->units)
+        return v_zero();
+    if (CELL_(facts).state_recurs)
+        return v_load(s->dstate + row * s->dstate_row + unit);
+    vec sum = v_load(s->dh + row * s->dh_row + unit);
+    return s->dy ? sum + FL_T(load_column)(s->dy + row * s->dy_row, unit, s->units) : sum;
+}
+
+FL_INLINE void CELL_(backward_tile)(const FL_T(fl_backstep) * s, const int nv, const int mr,
+                                    const int nb, int64_t row, int64_t block)
+{
     vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
     FL_UNROLL
     for (int r = 0; r < mr; r++) {
         FL_UNROLL
-        for (int v = 0; v < nv * nb; v++) {
-            int64_t unit = (block * nv + v) * FL_LANES;
-            acc[r][v] = unit < s->units ? v_load(s->dh + (row + r) * s->dh_row + unit) : v_zero();
-            if (s->dy)
-                acc[r][v] += FL_T(load_column)(s->dy + (row + r) * s->dy_row, unit, s->units);
-        }
+        for (int v = 0; v < nv * nb; v++)
+            acc[r][v] = CELL_(backward_init)(s, row + r, (block * nv + v) * FL_LANES);
     }
     FL_T(tile_accumulate)(mr, nv, nb, acc, s->dgates_next + row * s->dgates_next_row,
                           s->dgates_next_row, 1, s->weight_t + block * nv * FL_LANES * s->depth,
@@ -141,16 +154,8 @@ FL_INLINE void CELL_(backward_tile)(const FL_T(fl_backstep) * s, const int mr, c
 
 static void CELL_(backward_step)(const FL_T(fl_backstep) * s)
 {
-    int64_t block = s->block_first;
-    if (s->rows == 1)
-        for (; block + 2 <= s->block_end; block += 2)
-            CELL_(backward_tile)(s, 1, 2, 0, block);
-    for (; block < s->block_end; block++)
-        for (int64_t row = 0; row < s->rows;) {
-            int mr = FL_T(tile_rows)(s->rows - row);
-            FL_TILE_SWITCH(CELL_(backward_tile), s, mr, row, block)
-            row += mr;
-        }
+    FL_TILE_WALK(CELL_(backward_tile), s, FL_BLOCK_VECTORS, s->rows, s->block_first, s->block_end,
+                 0);
 }
 
 #undef FL_CELL

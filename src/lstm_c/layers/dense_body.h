@@ -31,6 +31,7 @@ static void FL_T(product)(const FL_T(fl_kernels) * kernels, int64_t rows, int64_
             .b = scratch,
             .b_block = width * depth,
             .b_depth = width,
+            .vectors = FL_BLOCK_VECTORS,
             .init = bias,
             .init_row = 0,
             .c = c,

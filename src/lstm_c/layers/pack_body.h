@@ -2,20 +2,38 @@
  * dtype. */
 #include "layers/recurrent.h"
 
-enum { FL_T(PACK_TILE) = 16 };
+/* The parameter arrays of one layer and direction inside a flat array (parameters or gradients);
+ * NULL where the layer has none. */
+typedef struct FL_T(fl_arrays) {
+    real *weight_ih, *weight_hh, *bias_ih, *bias_hh, *peephole;
+} FL_T(fl_arrays);
 
-/* Gate-interleaved panels of weight (gates*hidden, depth) -> packed (blocks, depth, block vectors,
- * lanes); padding is zero. */
-static void FL_T(pack_panels)(const fl_recurrent *layer, const real *weight, int64_t depth,
-                              real *packed)
+static FL_T(fl_arrays) FL_T(arrays_of)(const fl_recurrent *layer, int index, const void *flat)
 {
-    int64_t lanes = layer->lanes, hidden = layer->config.hidden_size, gates = layer->cell.gates;
-    int64_t width = layer->gate_stride / layer->blocks; /* columns of a block */
+    int64_t hidden = layer->config.hidden_size, x_rows = layer->cell.x_gates * hidden,
+            h_rows = layer->cell.h_gates * hidden;
+    FL_T(fl_arrays) a = {0};
+    a.weight_ih = (real *)(uintptr_t)flat + layer->packed[index].offset;
+    a.weight_hh = a.weight_ih + x_rows * layer->packed[index].input;
+    a.peephole = a.weight_hh + h_rows * hidden;
+    if (layer->config.bias) {
+        a.bias_ih = a.peephole;
+        a.bias_hh = a.bias_ih + x_rows;
+        a.peephole = a.bias_hh + h_rows;
+    }
+    return a;
+}
+
+/* Gate-interleaved panels of weight (gates*hidden, depth), slot s taking gate gate_of[s], -> packed
+ * (blocks, depth, block vectors, lanes); padding is zero. */
+static void FL_T(pack_panels)(const fl_recurrent *layer, const real *weight, const int *gate_of,
+                              int64_t depth, real *packed)
+{
+    int64_t width = layer->block_width;
     for (int64_t column = 0; column < layer->gate_stride; column++) {
-        int64_t vector = column / lanes, unit = vector / gates * lanes + column % lanes,
-                gate = vector % gates;
+        int64_t row = fl_weight_row(layer, column, gate_of);
         real *to = packed + column / width * width * depth + column % width;
-        const real *from = unit < hidden ? weight + (gate * hidden + unit) * depth : NULL;
+        const real *from = row >= 0 ? weight + row * depth : NULL;
         for (int64_t k = 0; k < depth; k++)
             to[k * width] = from ? from[k] : 0;
     }
@@ -23,33 +41,32 @@ static void FL_T(pack_panels)(const fl_recurrent *layer, const real *weight, int
 
 /* Plain blocks of the transposed view: depth = gate columns (gate-interleaved), columns = columns
  * of weight (gates*hidden, columns). */
-static void FL_T(pack_transposed)(const fl_recurrent *layer, const real *weight, int64_t columns,
-                                  int64_t block_first, int64_t block_end, real *packed)
+static void FL_T(pack_transposed)(const fl_recurrent *layer, const real *weight, const int *gate_of,
+                                  int64_t columns, int64_t block_first, int64_t block_end,
+                                  real *packed)
 {
-    int64_t lanes = layer->lanes, hidden = layer->config.hidden_size, gates = layer->cell.gates,
-            width = FL_BLOCK_VECTORS * lanes;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes;
     for (int64_t block = block_first; block < block_end; block++) {
         int64_t first = block * width, count = columns - first < width ? columns - first : width;
         real *to = packed + block * width * layer->gate_columns;
         for (int64_t k = 0; k < layer->gate_columns; k++, to += width) {
-            int64_t vector = k / lanes, unit = vector / gates * lanes + k % lanes,
-                    gate = vector % gates;
-            const real *from = weight + (gate * hidden + unit) * columns + first;
+            int64_t row = fl_weight_row(layer, k, gate_of);
+            const real *from = row >= 0 ? weight + row * columns + first : NULL;
             for (int64_t j = 0; j < width; j++)
-                to[j] = unit < hidden && j < count ? from[j] : 0;
+                to[j] = from && j < count ? from[j] : 0;
         }
     }
 }
 
-/* Bias row (gate_stride): sum of the two biases in panel order, or zero. */
+/* Bias row (gate_stride): what each slot's two products have as biases, or zero. */
 static void FL_T(pack_bias)(const fl_recurrent *layer, const real *bias_ih, const real *bias_hh,
                             real *packed)
 {
-    int64_t lanes = layer->lanes, hidden = layer->config.hidden_size, gates = layer->cell.gates;
     for (int64_t column = 0; column < layer->gate_stride; column++) {
-        int64_t vector = column / lanes, unit = vector / gates * lanes + column % lanes,
-                row = vector % gates * hidden + unit;
-        packed[column] = bias_ih && unit < hidden ? bias_ih[row] + bias_hh[row] : 0;
+        int64_t x_row = fl_weight_row(layer, column, layer->cell.x_gate),
+                h_row = fl_weight_row(layer, column, layer->cell.h_gate);
+        real sum = bias_ih && x_row >= 0 ? bias_ih[x_row] : 0;
+        packed[column] = bias_hh && h_row >= 0 ? sum + bias_hh[h_row] : sum;
     }
 }
 

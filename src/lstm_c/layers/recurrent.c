@@ -72,7 +72,11 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
     for (int index = 0; index < layer->n_packed; index++) {
         fl_tape_direction made = {0};
         made.h0 = fl_arena_take(arena, ragged->n * hidden, size);
-        made.state0 = fl_arena_take(arena, ragged->n * state_row, size);
+        made.state0[0] = fl_arena_take(arena, ragged->n * state_row, size);
+        made.state0[1] = made.state0[0];
+        if (layer->cell.state_recurs &&
+            !tape->training) /* all units read it while each is written */
+            made.state0[1] = fl_arena_take(arena, ragged->n * state_row, size);
         made.gates =
             tape->training ? fl_arena_take(arena, ragged->rows * layer->gate_stride, size) : NULL;
         made.state = tape->training ? fl_arena_take(arena, ragged->rows * state_row, size) : NULL;
@@ -111,9 +115,16 @@ static atomic_uint_fast64_t next_id; /* handles of this process so far */
 static int find_cell(const fl_isa *isa, const char *name)
 {
     for (int i = 0; i < isa->f32.n_cells; i++)
-        if (strcmp(isa->f32.cells[i].facts.name, name) == 0)
+        if (strcmp(isa->f32.cells[i].facts->name, name) == 0)
             return i;
     return -1;
+}
+
+const char *fl_cell_name(int32_t index)
+{
+    fl_status status;
+    const fl_isa *isa = fl_isa_current(&status);
+    return isa && index >= 0 && index < isa->f32.n_cells ? isa->f32.cells[index].facts->name : NULL;
 }
 
 static fl_status check_config(const fl_recurrent_config *config)
@@ -129,24 +140,52 @@ static fl_status check_config(const fl_recurrent_config *config)
     return config->dropout >= 0 && config->dropout < 1 ? FL_OK : FL_ERR_ARGUMENT;
 }
 
+/* Shapes of the parameter arrays of one layer and direction, in their order in the flat array.
+ * Returns how many; rows[k] x columns[k], columns 0 for a vector. */
+static int parameter_shapes(const fl_recurrent *layer, int64_t input, fl_parameter *shapes)
+{
+    int64_t hidden = layer->config.hidden_size, x_rows = layer->cell.x_gates * hidden,
+            h_rows = layer->cell.h_gates * hidden;
+    int count = 0;
+    shapes[count++] = (fl_parameter){.kind = FL_WEIGHT_IH, .rows = x_rows, .columns = input};
+    shapes[count++] = (fl_parameter){.kind = FL_WEIGHT_HH, .rows = h_rows, .columns = hidden};
+    if (layer->config.bias) {
+        shapes[count++] = (fl_parameter){.kind = FL_BIAS_IH, .rows = x_rows};
+        shapes[count++] = (fl_parameter){.kind = FL_BIAS_HH, .rows = h_rows};
+    }
+    for (int p = 0; p < layer->cell.n_peepholes; p++)
+        shapes[count++] = (fl_parameter){.kind = FL_PEEPHOLE + p, .rows = hidden};
+    return count;
+}
+
+static int64_t fl_parameters_of(const fl_recurrent *layer, int64_t input)
+{
+    fl_parameter shapes[FL_MAX_ARRAYS];
+    int64_t total = 0;
+    for (int k = 0, count = parameter_shapes(layer, input, shapes); k < count; k++)
+        total += shapes[k].rows * (shapes[k].columns ? shapes[k].columns : 1);
+    return total;
+}
+
 /* Sizes that follow from the configuration and the vector length. */
 static fl_status derive_sizes(fl_recurrent *layer)
 {
     const fl_recurrent_config *config = &layer->config;
-    int64_t hidden = config->hidden_size, gates = layer->cell.gates, parameters = 0;
+    int64_t hidden = config->hidden_size, slots = layer->cell.slots, parameters = 0;
+    int64_t panels_per_block = fl_panels_per_block((int)slots);
     layer->directions = config->bidirectional ? 2 : 1;
     layer->n_packed = (int)config->num_layers * layer->directions;
     layer->real_size = config->dtype == FL_FLOAT64 ? 8 : 4;
     layer->lanes = config->dtype == FL_FLOAT64 ? layer->isa->f64.lanes : layer->isa->f32.lanes;
     layer->panels = (hidden + layer->lanes - 1) / layer->lanes;
     layer->plane = layer->panels * layer->lanes;
-    layer->blocks =
-        (layer->panels + layer->cell.panels_per_block - 1) / layer->cell.panels_per_block;
-    layer->gate_columns = layer->panels * gates * layer->lanes;
-    layer->gate_stride = layer->blocks * layer->cell.panels_per_block * gates * layer->lanes;
+    layer->blocks = (layer->panels + panels_per_block - 1) / panels_per_block;
+    layer->block_width = panels_per_block * slots * layer->lanes;
+    layer->gate_columns = layer->panels * slots * layer->lanes;
+    layer->gate_stride = layer->blocks * layer->block_width;
     int64_t inner = hidden * layer->directions,
             wider = config->input_size > inner ? config->input_size : inner, a_direction, total;
-    if (__builtin_mul_overflow(gates * hidden, wider + hidden + 2, &a_direction) ||
+    if (__builtin_mul_overflow(slots * hidden, wider + hidden + 8, &a_direction) ||
         __builtin_mul_overflow(a_direction, (int64_t)layer->n_packed * 64, &total))
         return FL_ERR_OVERFLOW;
     for (int index = 0; index < layer->n_packed; index++) {
@@ -155,7 +194,7 @@ static fl_status derive_sizes(fl_recurrent *layer)
             layer->packed[index].input = input;
             layer->packed[index].offset = parameters;
         }
-        parameters += gates * hidden * (input + hidden + (config->bias ? 2 : 0));
+        parameters += fl_parameters_of(layer, input);
     }
     layer->n_parameters = parameters;
     return FL_OK;
@@ -170,6 +209,8 @@ static void packed_layout(fl_recurrent *layer, fl_arena *arena)
         packed->weight_h =
             fl_arena_take(arena, layer->config.hidden_size * layer->gate_stride, layer->real_size);
         packed->bias = fl_arena_take(arena, layer->gate_stride, layer->real_size);
+        packed->peephole =
+            fl_arena_take(arena, layer->cell.n_peepholes * layer->plane, layer->real_size);
     }
 }
 
@@ -182,7 +223,7 @@ static fl_status fill_layer(fl_recurrent *layer)
     layer->cell_index = find_cell(layer->isa, layer->config.cell);
     if (layer->cell_index < 0)
         return FL_ERR_UNKNOWN_CELL;
-    layer->cell = layer->isa->f32.cells[layer->cell_index].facts;
+    layer->cell = layer->isa->f32.cells[layer->cell_index].facts[0];
     layer->config.cell = layer->cell.name;
     status = derive_sizes(layer);
     if (status != FL_OK)
@@ -233,24 +274,30 @@ int64_t fl_recurrent_n_parameters(const fl_recurrent *layer)
 {
     return layer->n_parameters;
 }
+static int arrays_a_direction(const fl_recurrent *layer)
+{
+    return (layer->config.bias ? 4 : 2) + layer->cell.n_peepholes;
+}
+
 int32_t fl_recurrent_n_arrays(const fl_recurrent *layer)
 {
-    return layer->n_packed * (layer->config.bias ? 4 : 2);
+    return layer->n_packed * arrays_a_direction(layer);
 }
 
 fl_status fl_recurrent_parameter(const fl_recurrent *layer, int32_t index, fl_parameter *parameter)
 {
-    if (index < 0 || index >= fl_recurrent_n_arrays(layer))
+    if (!layer || !parameter || index < 0 || index >= fl_recurrent_n_arrays(layer))
         return FL_ERR_ARGUMENT;
-    int kinds = layer->config.bias ? 4 : 2, kind = index % kinds, place = index / kinds;
-    const fl_packed *packed = &layer->packed[place];
-    int64_t rows = layer->cell.gates * layer->config.hidden_size;
-    int64_t columns[4] = {packed->input, layer->config.hidden_size, 0, 0};
-    int64_t offset = packed->offset;
-    for (int k = 0; k < kind; k++)
-        offset += rows * (columns[k] ? columns[k] : 1);
-    *parameter = (fl_parameter){
-        kind, place / layer->directions, place % layer->directions, offset, rows, columns[kind]};
+    int kinds = arrays_a_direction(layer), place = index / kinds;
+    fl_parameter shapes[FL_MAX_ARRAYS];
+    parameter_shapes(layer, layer->packed[place].input, shapes);
+    int64_t offset = layer->packed[place].offset;
+    for (int k = 0; k < index % kinds; k++)
+        offset += shapes[k].rows * (shapes[k].columns ? shapes[k].columns : 1);
+    *parameter = shapes[index % kinds];
+    parameter->layer = place / layer->directions;
+    parameter->direction = place % layer->directions;
+    parameter->offset = offset;
     return FL_OK;
 }
 

@@ -7,11 +7,13 @@
 #include "isa/isa.h"
 #include "layers/ragged.h"
 
+enum { FL_MAX_ARRAYS = 4 + FL_MAX_PEEPHOLES }; /* of one layer and direction */
+
 /* Packed weights of one layer and direction (void: float or double). */
 typedef struct fl_packed {
     int64_t input;  /* columns of weight_ih */
     int64_t offset; /* of weight_ih in the flat parameters; weight_hh, bias_ih, bias_hh follow */
-    void *weight_x, *weight_h, *bias;
+    void *weight_x, *weight_h, *bias, *peephole;
 } fl_packed;
 
 struct fl_recurrent {
@@ -24,21 +26,23 @@ struct fl_recurrent {
     int64_t panels;       /* vectors of units */
     int64_t plane;        /* units padded to whole vectors */
     int64_t blocks;       /* blocks of packed gate columns */
-    int64_t gate_columns; /* panels * gates * lanes: what holds values in a row of gates */
+    int64_t block_width;  /* columns of a block */
+    int64_t gate_columns; /* panels * slots * lanes: what holds values in a row of gates */
     int64_t gate_stride;  /* a row of gates, whole blocks */
     int64_t n_parameters;
     fl_packed *packed; /* (layers * directions) */
-    uint64_t id; /* never reused in a process, never 0 */
+    uint64_t id;       /* never reused in a process, never 0 */
     fl_arena arena;
 };
 
 /* One layer and direction of a call. */
 typedef struct fl_tape_direction {
-    void *h0;     /* (n, hidden) */
-    void *state0; /* (n, states, plane); inference: the running states */
-    void *gates;  /* training: (rows, gate_stride): input projection, activated gates, then their
-                     gradient */
-    void *state;  /* training: (rows, states, plane) */
+    void *h0; /* (n, hidden) */
+    void *
+        state0[2]; /* (n, states, plane); inference: the running states, [1] where they alternate */
+    void *gates;   /* training: (rows, gate_stride): input projection, activated gates, then their
+                      gradient */
+    void *state;   /* training: (rows, states, plane) */
 } fl_tape_direction;
 
 typedef struct fl_tape_layer {
@@ -60,6 +64,17 @@ struct fl_tape {
     fl_arena arena;
     fl_arena backward_arena;
 };
+
+/* Row of a weight matrix (gates*hidden, .) that packed gate column `column` belongs to when slot s
+ * takes gate gate_of[s]; -1: none, or padding. */
+FL_INLINE int64_t fl_weight_row(const fl_recurrent *layer, int64_t column, const int *gate_of)
+{
+    int64_t vector = column / layer->lanes, slot = vector % layer->cell.slots,
+            unit = vector / layer->cell.slots * layer->lanes + column % layer->lanes;
+    return unit < layer->config.hidden_size && gate_of[slot] >= 0
+               ? gate_of[slot] * layer->config.hidden_size + unit
+               : -1;
+}
 
 /* What one thread computes of a layer: a direction, rows (sequences) and blocks of gate columns. */
 typedef struct fl_share {

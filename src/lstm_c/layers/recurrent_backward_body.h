@@ -45,7 +45,12 @@ static void FL_T(leave_rows)(const FL_T(fl_backward_run) * run, int index, const
     int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows;
     if (row >= end)
         return;
-    real *dh = run->dh + ((index % layer->directions) * ragged->n + row) * layer->plane;
+    int64_t place = (index % layer->directions) * ragged->n + row, to_row = layer->plane;
+    real *to = run->dh + place * to_row;
+    if (layer->cell.state_recurs) {
+        to_row = layer->cell.states * layer->plane;
+        to = run->dstate + place * to_row;
+    }
     FL_T(fl_gemm)
     gemm = {.rows = end - row,
             .depth = layer->gate_columns,
@@ -59,10 +64,11 @@ static void FL_T(leave_rows)(const FL_T(fl_backward_run) * run, int index, const
             .b = run->weight_t[index],
             .b_block = width * layer->gate_columns,
             .b_depth = width,
-            .init = dh,
-            .init_row = layer->plane,
-            .c = dh,
-            .c_row = layer->plane};
+            .vectors = FL_BLOCK_VECTORS,
+            .init = to,
+            .init_row = to_row,
+            .c = to,
+            .c_row = to_row};
     run->kernels->gemm(&gemm);
 }
 
@@ -79,11 +85,13 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index,
             reverse = index % layer->directions;
     int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows;
     const real *dy = FL_T(dy_of)(run, level);
+    const real *y = (const real *)run->tape->layers[level].y + reverse * hidden;
     FL_T(fl_backstep)
     s = {.units = hidden,
          .block_first = block_first,
          .block_end = block_end,
          .weight_t = run->weight_t[index],
+         .peephole = layer->packed[index].peephole,
          .dgates_next_row = layer->gate_stride,
          .dy_row = y_row,
          .dh_row = layer->plane,
@@ -106,9 +114,12 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index,
         s.dy = dy ? dy + (moment->row0 + row) * y_row + reverse * hidden : NULL;
         s.dh = run->dh + (reverse * n + row) * layer->plane;
         s.dstate = run->dstate + (reverse * n + row) * state_row;
-        s.state_prev = started ? (const real *)tape->state0 + row * state_row
+        s.state_prev = started ? (const real *)tape->state0[0] + row * state_row
                                : (const real *)tape->state + (moment->previous0 + row) * state_row;
         s.state = (const real *)tape->state + (moment->row0 + row) * state_row;
+        s.h_prev =
+            started ? (const real *)tape->h0 + row * hidden : y + (moment->previous0 + row) * y_row;
+        s.h_prev_row = started ? hidden : y_row;
         s.gates = (real *)tape->gates + (moment->row0 + row) * layer->gate_stride;
         run->kernels->cells[layer->cell_index].backward(&s);
     }
@@ -132,6 +143,23 @@ static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, con
     }
 }
 
+/* What recurred into packed row (t, s): h of the step before, or its state 0. */
+static const real *FL_T(recurred)(const FL_T(fl_backward_run) * run, int index,
+                                  const fl_moment *moment, int64_t s)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_tape_direction *tape = &run->tape->directions[index];
+    int64_t hidden = layer->config.hidden_size, y_row = hidden * layer->directions;
+    int64_t state_row = layer->cell.states * layer->plane, before = moment->previous0 + s;
+    int started = s >= moment->with_previous;
+    if (layer->cell.state_recurs)
+        return started ? (const real *)tape->state0[0] + s * state_row
+                       : (const real *)tape->state + before * state_row;
+    const real *y = run->tape->layers[index / layer->directions].y;
+    return started ? (const real *)tape->h0 + s * hidden
+                   : y + before * y_row + index % layer->directions * hidden;
+}
+
 /* Rows [first, first + count) of [x, h_prev, 1] in packed order. */
 static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, int64_t first,
                                 int64_t count, real *inputs)
@@ -140,22 +168,15 @@ static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, in
     const fl_ragged *ragged = &run->tape->ragged;
     const fl_tape_layer *level = &run->tape->layers[index / layer->directions];
     int reverse = index % layer->directions;
-    int64_t input = layer->packed[index].input, hidden = layer->config.hidden_size,
-            y_row = hidden * layer->directions;
-    int64_t t = 0;
+    int64_t input = layer->packed[index].input, hidden = layer->config.hidden_size, t = 0;
     while (ragged->offset[t + 1] <= first)
         t++;
     for (int64_t row = first; row < first + count; row++, inputs += input + hidden + 1) {
         if (row >= ragged->offset[t + 1])
             t++;
-        int64_t s = row - ragged->offset[t];
         fl_moment moment = fl_ragged_moment(ragged, reverse ? ragged->steps - 1 - t : t, reverse);
         FL_T(copy_row)(inputs, (const real *)level->x + row * input, input);
-        FL_T(copy_row)(inputs + input,
-                       s < moment.with_previous
-                           ? (const real *)level->y + (moment.previous0 + s) * y_row +
-                                 reverse * hidden
-                           : (const real *)run->tape->directions[index].h0 + s * hidden,
+        FL_T(copy_row)(inputs + input, FL_T(recurred)(run, index, &moment, row - ragged->offset[t]),
                        hidden);
         inputs[input + hidden] = 1;
     }
@@ -167,23 +188,58 @@ static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index,
                                   const real *gradient, int64_t column_first, int64_t column_end)
 {
     const fl_recurrent *layer = run->layer;
-    int64_t lanes = layer->lanes, hidden = layer->config.hidden_size, gates = layer->cell.gates,
-            input = layer->packed[index].input;
-    real *weight_ih = (real *)run->call->gradients + layer->packed[index].offset;
-    real *weight_hh = weight_ih + gates * hidden * input,
-         *bias_ih = weight_hh + gates * hidden * hidden, *bias_hh = bias_ih + gates * hidden;
+    int64_t hidden = layer->config.hidden_size, input = layer->packed[index].input;
+    FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
     for (int64_t column = column_first; column < column_end; column++) {
-        int64_t vector = column / lanes, unit = vector / gates * lanes + column % lanes,
-                row = vector % gates * hidden + unit;
-        const real *from = gradient + column;
-        if (unit >= hidden)
-            continue;
-        for (int64_t k = 0; k < input; k++, from += layer->gate_stride)
-            weight_ih[row * input + k] = *from;
-        for (int64_t k = 0; k < hidden; k++, from += layer->gate_stride)
-            weight_hh[row * hidden + k] = *from;
-        if (layer->config.bias)
-            bias_ih[row] = bias_hh[row] = *from;
+        int64_t x_row = fl_weight_row(layer, column, layer->cell.x_gate),
+                h_row = fl_weight_row(layer, column, layer->cell.h_gate);
+        const real *from = gradient + column, *recurrent = from + input * layer->gate_stride;
+        for (int64_t k = 0; x_row >= 0 && k < input; k++)
+            to.weight_ih[x_row * input + k] = from[k * layer->gate_stride];
+        for (int64_t k = 0; h_row >= 0 && k < hidden; k++)
+            to.weight_hh[h_row * hidden + k] = recurrent[k * layer->gate_stride];
+        if (to.bias_ih && x_row >= 0)
+            to.bias_ih[x_row] = recurrent[hidden * layer->gate_stride];
+        if (to.bias_hh && h_row >= 0)
+            to.bias_hh[h_row] = recurrent[hidden * layer->gate_stride];
+    }
+}
+
+/* Gradients of the peepholes of panels [first, end): sums over all real steps of the slot's
+ * gradient times the state it saw, one unit one sum. */
+static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int index, int64_t first,
+                                     int64_t end)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    const fl_tape_direction *tape = &run->tape->directions[index];
+    int64_t hidden = layer->config.hidden_size, lanes = layer->lanes,
+            state_row = layer->cell.states * layer->plane, slots = layer->cell.slots;
+    int reverse = index % layer->directions;
+    FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
+    int64_t unit_end = end * lanes < hidden ? end * lanes : hidden;
+    for (int p = 0; p < layer->cell.n_peepholes; p++) {
+        const fl_peephole *peephole = &layer->cell.peephole[p];
+        for (int64_t unit = first * lanes; unit < unit_end; unit++)
+            to.peephole[p * hidden + unit] = 0;
+        for (int64_t step = 0; step < ragged->steps; step++) {
+            fl_moment moment = fl_ragged_moment(ragged, step, reverse);
+            for (int64_t s = 0; s < moment.rows; s++) {
+                const real *state =
+                    s < moment.with_previous
+                        ? (const real *)tape->state + (moment.previous0 + s) * state_row
+                        : (const real *)tape->state0[0] + s * state_row;
+                if (peephole->current)
+                    state = (const real *)tape->state + (moment.row0 + s) * state_row;
+                state += peephole->state * layer->plane;
+                const real *gates =
+                    (const real *)tape->gates + (moment.row0 + s) * layer->gate_stride;
+                for (int64_t unit = first * lanes; unit < unit_end; unit++)
+                    to.peephole[p * hidden + unit] +=
+                        state[unit] *
+                        gates[(unit / lanes * slots + peephole->slot) * lanes + unit % lanes];
+            }
+        }
     }
 }
 
@@ -219,6 +275,7 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int t
                     .a_depth = columns,
                     .b = dgates,
                     .b_depth = width,
+                    .vectors = FL_BLOCK_VECTORS,
                     .init = row ? gradient + block * width : NULL,
                     .init_row = layer->gate_stride,
                     .c = gradient + block * width,
@@ -228,6 +285,8 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int t
     }
     int64_t column_end = end * width < layer->gate_columns ? end * width : layer->gate_columns;
     FL_T(unpack_gradient)(run, index, gradient, first * width, column_end);
+    fl_split(layer->panels, thread, n_threads, &first, &end);
+    FL_T(peephole_gradients)(run, index, first, end);
 }
 
 /* dx of a layer = sum over directions of dgates W, for packed rows [first, end). */
@@ -251,6 +310,7 @@ static void FL_T(input_gradient)(const FL_T(fl_backward_run) * run, int64_t leve
                 .b = run->weight_xt[index],
                 .b_block = width * layer->gate_columns,
                 .b_depth = width,
+                .vectors = FL_BLOCK_VECTORS,
                 .init = d ? dx : NULL,
                 .init_row = input,
                 .c = dx,
@@ -339,13 +399,14 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
     int64_t hidden = layer->config.hidden_size, first, end;
     for (int index = 0; index < layer->n_packed; index++) {
         int64_t input = layer->packed[index].input;
-        const real *weight_ih = run->parameters + layer->packed[index].offset,
-                   *weight_hh = weight_ih + layer->cell.gates * hidden * input;
+        FL_T(fl_arrays) arrays = FL_T(arrays_of)(layer, index, run->parameters);
         fl_split(FL_T(unit_blocks)(hidden, layer->lanes), thread, n_threads, &first, &end);
-        FL_T(pack_transposed)(layer, weight_hh, hidden, first, end, run->weight_t[index]);
+        FL_T(pack_transposed)(layer, arrays.weight_hh, layer->cell.h_gate, hidden, first, end,
+                              run->weight_t[index]);
         if (run->weight_xt[index]) {
             fl_split(FL_T(unit_blocks)(input, layer->lanes), thread, n_threads, &first, &end);
-            FL_T(pack_transposed)(layer, weight_ih, input, first, end, run->weight_xt[index]);
+            FL_T(pack_transposed)(layer, arrays.weight_ih, layer->cell.x_gate, input, first, end,
+                                  run->weight_xt[index]);
         }
     }
 }

@@ -37,7 +37,7 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
     const fl_recurrent *layer = run->layer;
     const fl_packed *packed = &layer->packed[index];
     const fl_tape_layer *level = &run->tape->layers[index / layer->directions];
-    int64_t width = layer->gate_stride / layer->blocks, used = 0;
+    int64_t width = layer->block_width, used = 0;
     FL_T(fl_gemm)
     gemm = {.depth = packed->input,
             .columns = layer->gate_stride,
@@ -48,6 +48,7 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
             .b = packed->weight_x,
             .b_block = width * packed->input,
             .b_depth = width,
+            .vectors = (int)(width / layer->lanes),
             .init = packed->bias,
             .init_row = 0,
             .c_row = layer->gate_stride};
@@ -101,6 +102,7 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int6
          .x_depth = packed->input,
          .weight_x = packed->weight_x,
          .weight_h = packed->weight_h,
+         .peephole = packed->peephole,
          .h_depth = hidden,
          .state_prev_row = state_row,
          .state_row = state_row,
@@ -119,14 +121,18 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int6
                              : (const real *)direction->h0 + row * hidden;
         s.h_prev_row = continues ? y_row : hidden;
         s.h = y + (moment.row0 + row) * y_row;
-        real *start = (real *)direction->state0 + row * state_row;
+        s.state_prev = (real *)direction->state0[step & 1] + row * state_row;
+        s.state = (real *)direction->state0[(step + 1) & 1] + row * state_row;
         if (tape->training) {
-            s.state_prev =
-                continues ? (real *)direction->state + (moment.previous0 + row) * state_row : start;
+            if (continues)
+                s.state_prev =
+                    (const real *)direction->state + (moment.previous0 + row) * state_row;
             s.state = (real *)direction->state + (moment.row0 + row) * state_row;
             s.saved = (real *)direction->gates + (moment.row0 + row) * layer->gate_stride;
-        } else {
-            s.state_prev = s.state = start;
+        }
+        if (layer->cell.state_recurs) {
+            s.h_prev = s.state_prev;
+            s.h_prev_row = state_row;
         }
         run->kernels->cells[layer->cell_index].forward(&s);
     }
@@ -201,9 +207,10 @@ static void FL_T(final_states)(const FL_T(fl_forward_run) * run, int64_t level)
             if (h_out)
                 FL_T(copy_row)(h_out + to, y, hidden);
             for (int i = 0; i < layer->cell.states; i++) {
-                const real *state = tape->training
-                                        ? (const real *)direction->state + last * state_row
-                                        : (const real *)direction->state0 + s * state_row;
+                int64_t steps = reverse ? ragged->steps : ragged->length[s];
+                const real *state =
+                    tape->training ? (const real *)direction->state + last * state_row
+                                   : (const real *)direction->state0[steps & 1] + s * state_row;
                 if (run->call->states_out[1 + i])
                     FL_T(copy_row)((real *)run->call->states_out[1 + i] + to,
                                    state + i * layer->plane, hidden);
@@ -258,9 +265,14 @@ static void FL_T(forward_begin)(const FL_T(fl_forward_run) * run)
                 FL_T(gather_state)(ragged, given, hidden, direction->h0, hidden, hidden);
             else
                 FL_T(gather_state)(ragged, given, hidden,
-                                   (real *)direction->state0 + (i - 1) * layer->plane, state_row,
+                                   (real *)direction->state0[0] + (i - 1) * layer->plane, state_row,
                                    layer->plane);
         }
+    }
+    for (int index = 0; index < layer->n_packed; index++) {
+        const fl_tape_direction *direction = &run->tape->directions[index];
+        if (direction->state0[1] != direction->state0[0]) /* a reverse row may start at any step */
+            FL_T(copy_row)(direction->state0[1], direction->state0[0], ragged->n * state_row);
     }
     double keep = 1 - layer->config.dropout;
     for (int64_t level = 1; level < layer->config.num_layers; level++) {

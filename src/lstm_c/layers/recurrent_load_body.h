@@ -2,15 +2,17 @@
 
 void FL_T(fl_recurrent_pack)(fl_recurrent *layer, const void *parameters)
 {
-    int64_t rows = layer->cell.gates * layer->config.hidden_size,
-            hidden = layer->config.hidden_size;
+    int64_t hidden = layer->config.hidden_size;
     for (int index = 0; index < layer->n_packed; index++) {
         const fl_packed *packed = &layer->packed[index];
-        const real *weight_ih = (const real *)parameters + packed->offset,
-                   *weight_hh = weight_ih + rows * packed->input;
-        const real *bias = layer->config.bias ? weight_hh + rows * hidden : NULL;
-        FL_T(pack_panels)(layer, weight_ih, packed->input, packed->weight_x);
-        FL_T(pack_panels)(layer, weight_hh, hidden, packed->weight_h);
-        FL_T(pack_bias)(layer, bias, bias ? bias + rows : NULL, packed->bias);
+        FL_T(fl_arrays) arrays = FL_T(arrays_of)(layer, index, parameters);
+        FL_T(pack_panels)(layer, arrays.weight_ih, layer->cell.x_gate, packed->input,
+                          packed->weight_x);
+        FL_T(pack_panels)(layer, arrays.weight_hh, layer->cell.h_gate, hidden, packed->weight_h);
+        FL_T(pack_bias)(layer, arrays.bias_ih, arrays.bias_hh, packed->bias);
+        for (int p = 0; p < layer->cell.n_peepholes; p++)
+            for (int64_t unit = 0; unit < layer->plane; unit++)
+                ((real *)packed->peephole)[p * layer->plane + unit] =
+                    unit < hidden ? arrays.peephole[p * hidden + unit] : 0;
     }
 }

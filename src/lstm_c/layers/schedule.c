@@ -6,7 +6,8 @@ enum {
     ROWS_A_THREAD = 4,         /* fewer: split units, all threads on all rows, a barrier a step */
     MACS_A_STEP_SHARE = 60000, /* a barrier (about 0.2 us) is worth it above this many multiply-adds
                                   a thread and step */
-    MACS_A_THREAD = 400000     /* a fork/join (about 2 us) is worth it above */
+    MACS_A_THREAD =
+        3000000 /* below, a fork/join and the wait for a busy processor cost more than they gain */
 };
 
 void fl_split(int64_t count, int index, int parts, int64_t *first, int64_t *end)

@@ -10,8 +10,8 @@
 #include "layers/recurrent.h"
 
 typedef struct fl_stream_level {
-    void *h[2];  /* (n, hidden): the current output and the next one */
-    void *state; /* (n, states, plane) */
+    void *h[2];     /* (n, hidden): the current output and the next one */
+    void *state[2]; /* (n, states, plane), alternating where a cell's state recurs, else the same */
 } fl_stream_level;
 
 struct fl_stream {
@@ -35,8 +35,11 @@ static void stream_layout(fl_stream *stream, fl_arena *arena)
         for (int i = 0; i < 2; i++)
             made->h[i] =
                 fl_arena_take(arena, stream->n * layer->config.hidden_size, layer->real_size);
-        made->state =
-            fl_arena_take(arena, stream->n * layer->cell.states * layer->plane, layer->real_size);
+        for (int i = 0; i < 1 + layer->cell.state_recurs; i++)
+            made->state[i] = fl_arena_take(arena, stream->n * layer->cell.states * layer->plane,
+                                           layer->real_size);
+        if (!layer->cell.state_recurs)
+            made->state[1] = made->state[0];
     }
 }
 
@@ -102,13 +105,18 @@ void fl_stream_destroy(fl_stream *stream)
                               .weight_h = packed->weight_h,                                        \
                               .h_prev_row = hidden,                                                \
                               .h_depth = hidden,                                                   \
-                              .state_prev = at->state,                                             \
+                              .state_prev = at->state[stream->current],                            \
                               .state_prev_row = state_row,                                         \
-                              .state = at->state,                                                  \
+                              .peephole = packed->peephole,                                        \
+                              .state = at->state[next],                                            \
                               .state_row = state_row,                                              \
                               .state_plane = layer->plane,                                         \
                               .h = at->h[next],                                                    \
                               .h_row = hidden};                                                    \
+        if (layer->cell.state_recurs) {                                                            \
+            s.h_prev = s.state_prev;                                                               \
+            s.h_prev_row = state_row;                                                              \
+        }                                                                                          \
         layer->isa->suffix.cells[layer->cell_index].forward(&s);                                   \
     }
 FL_STREAM_STEP(f32)
@@ -161,7 +169,7 @@ static void copy_state(const fl_stream *stream, int index, char *values, int int
             const fl_stream_level *at = &stream->levels[level];
             char *inside =
                 index == 0 ? (char *)at->h[stream->current] + (size_t)b * row
-                           : (char *)at->state +
+                           : (char *)at->state[stream->current] +
                                  ((size_t)(b * layer->cell.states) + (size_t)(index - 1)) * plane;
             copy_bytes(into_stream ? inside : values, into_stream ? values : inside, row);
         }
@@ -193,8 +201,9 @@ fl_status fl_stream_reset(fl_stream *stream, int64_t which)
         for (int i = 0; i < 2; i++)
             copy_bytes((char *)stream->levels[level].h[i] + (size_t)first * h_row, NULL,
                        (size_t)count * h_row);
-        copy_bytes((char *)stream->levels[level].state + (size_t)first * state_row, NULL,
-                   (size_t)count * state_row);
+        for (int i = 0; i < 2; i++)
+            copy_bytes((char *)stream->levels[level].state[i] + (size_t)first * state_row, NULL,
+                       (size_t)count * state_row);
     }
     return FL_OK;
 }

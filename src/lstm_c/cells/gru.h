@@ -1,0 +1,37 @@
+/* GRU whose reset gate acts after the recurrent product, gates in the order r, z, n:
+ *   r, z = sigmoid(W x + U h_prev + b)   n = tanh(W_n x + b_n + r (U_n h_prev + c_n))
+ *   h = (1 - z) n + z h_prev
+ * Cho et al., arXiv 1406.1078v1; PyTorch's and cuDNN's form. The two products of n stay apart, so
+ * it has two slots. */
+#define FL_CELL gru
+static const fl_cell_facts FL_T(gru_facts) = {.name = "gru",
+                                              .slots = 4,
+                                              .x_gates = 3,
+                                              .h_gates = 3,
+                                              .x_gate = {0, 1, 2, -1},
+                                              .h_gate = {0, 1, -1, 2},
+                                              .reads_h = 1};
+
+FL_INLINE void FL_T(gru_forward)(FL_T(fl_unit) * u)
+{
+    vec r = v_sigmoid(u->gate[0]), z = v_sigmoid(u->gate[1]);
+    vec n = v_tanh(v_fma(r, u->gate[3], u->gate[2]));
+    u->h = v_fma(z, u->h_prev - n, n);
+    u->gate[0] = r;
+    u->gate[1] = z;
+    u->gate[2] = n;
+}
+
+FL_INLINE void FL_T(gru_backward)(FL_T(fl_unit) * u)
+{
+    const vec one = v_set1(1);
+    vec r = u->gate[0], z = u->gate[1], n = u->gate[2];
+    vec dn = u->dh * (one - z) * v_fnma(n, n, one);
+    u->dh_prev = u->dh * z;
+    u->gate[0] = dn * u->gate[3] * r * (one - r);
+    u->gate[1] = u->dh * (u->h_prev - n) * z * (one - z);
+    u->gate[2] = dn;
+    u->gate[3] = dn * r;
+}
+
+#include "kernels/recurrent_cell.h"

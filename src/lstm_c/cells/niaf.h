@@ -1,0 +1,22 @@
+/* LSTM without input activation, g = W x + U h_prev + b. Greff et al., arXiv 1503.04069, 2015. */
+#define FL_CELL niaf
+static const fl_cell_facts FL_T(niaf_facts) = {.name = "niaf",
+                                               .slots = 4,
+                                               .x_gates = 4,
+                                               .h_gates = 4,
+                                               .x_gate = {0, 1, 2, 3},
+                                               .h_gate = {0, 1, 2, 3},
+                                               .states = 1};
+static const fl_lstm_variant FL_T(niaf_variant) = {
+    .i = 0, .f = 1, .g = 2, .o = 3, .linear_input = 1};
+
+FL_INLINE void FL_T(niaf_forward)(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_forward)(u, FL_T(niaf_variant));
+}
+FL_INLINE void FL_T(niaf_backward)(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_backward)(u, FL_T(niaf_variant));
+}
+
+#include "kernels/recurrent_cell.h"

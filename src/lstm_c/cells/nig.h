@@ -1,0 +1,21 @@
+/* LSTM without input gate (i = 1), gates f, g, o. Greff et al., arXiv 1503.04069, 2015. */
+#define FL_CELL nig
+static const fl_cell_facts FL_T(nig_facts) = {.name = "nig",
+                                              .slots = 3,
+                                              .x_gates = 3,
+                                              .h_gates = 3,
+                                              .x_gate = {0, 1, 2},
+                                              .h_gate = {0, 1, 2},
+                                              .states = 1};
+static const fl_lstm_variant FL_T(nig_variant) = {.i = -1, .f = 0, .g = 1, .o = 2};
+
+FL_INLINE void FL_T(nig_forward)(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_forward)(u, FL_T(nig_variant));
+}
+FL_INLINE void FL_T(nig_backward)(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_backward)(u, FL_T(nig_variant));
+}
+
+#include "kernels/recurrent_cell.h"

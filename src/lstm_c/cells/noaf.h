@@ -1,0 +1,23 @@
+/* LSTM without output activation, h = o c: the identity as output squashing. Greff et al., arXiv
+ * 1503.04069, 2015. */
+#define FL_CELL noaf
+static const fl_cell_facts FL_T(noaf_facts) = {.name = "noaf",
+                                               .slots = 4,
+                                               .x_gates = 4,
+                                               .h_gates = 4,
+                                               .x_gate = {0, 1, 2, 3},
+                                               .h_gate = {0, 1, 2, 3},
+                                               .states = 1};
+static const fl_lstm_variant FL_T(noaf_variant) = {
+    .i = 0, .f = 1, .g = 2, .o = 3, .linear_output = 1};
+
+FL_INLINE void FL_T(noaf_forward)(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_forward)(u, FL_T(noaf_variant));
+}
+FL_INLINE void FL_T(noaf_backward)(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_backward)(u, FL_T(noaf_variant));
+}
+
+#include "kernels/recurrent_cell.h"

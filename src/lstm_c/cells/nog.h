@@ -1,0 +1,21 @@
+/* LSTM without output gate (o = 1), gates i, f, g. Greff et al., arXiv 1503.04069, 2015. */
+#define FL_CELL nog
+static const fl_cell_facts FL_T(nog_facts) = {.name = "nog",
+                                              .slots = 3,
+                                              .x_gates = 3,
+                                              .h_gates = 3,
+                                              .x_gate = {0, 1, 2},
+                                              .h_gate = {0, 1, 2},
+                                              .states = 1};
+static const fl_lstm_variant FL_T(nog_variant) = {.i = 0, .f = 1, .g = 2, .o = -1};
+
+FL_INLINE void FL_T(nog_forward)(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_forward)(u, FL_T(nog_variant));
+}
+FL_INLINE void FL_T(nog_backward)(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_backward)(u, FL_T(nog_variant));
+}
+
+#include "kernels/recurrent_cell.h"

@@ -1,0 +1,25 @@
+/* LSTM with peepholes: i and f see the cell state before the step, o the one after it. Gers,
+ * Schraudolph and Schmidhuber, JMLR 3, 2002. The whole gradient, the peepholes' included. */
+#define FL_CELL peephole
+static const fl_cell_facts FL_T(peephole_facts) = {.name = "peephole",
+                                                   .slots = 4,
+                                                   .x_gates = 4,
+                                                   .h_gates = 4,
+                                                   .x_gate = {0, 1, 2, 3},
+                                                   .h_gate = {0, 1, 2, 3},
+                                                   .n_peepholes = 3,
+                                                   .peephole = {{0, 0, 0}, {1, 0, 0}, {3, 0, 1}},
+                                                   .states = 1};
+static const fl_lstm_variant FL_T(peephole_variant) = {
+    .i = 0, .f = 1, .g = 2, .o = 3, .peepholes = 1};
+
+FL_INLINE void FL_T(peephole_forward)(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_forward)(u, FL_T(peephole_variant));
+}
+FL_INLINE void FL_T(peephole_backward)(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_backward)(u, FL_T(peephole_variant));
+}
+
+#include "kernels/recurrent_cell.h"

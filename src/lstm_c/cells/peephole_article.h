@@ -1,0 +1,23 @@
+/* The compact peephole form: i, f and o see the whole cell state before the step through a full
+ * matrix, i, f, o = sigmoid(W x + U c_prev + b), g = tanh(W x + b), and h does not recur. */
+#define FL_CELL peephole_article
+static const fl_cell_facts FL_T(peephole_article_facts) = {.name = "peephole_article",
+                                                           .slots = 4,
+                                                           .x_gates = 4,
+                                                           .h_gates = 3,
+                                                           .x_gate = {0, 1, 2, 3},
+                                                           .h_gate = {0, 1, -1, 2},
+                                                           .state_recurs = 1,
+                                                           .states = 1};
+static const fl_lstm_variant FL_T(peephole_article_variant) = {.i = 0, .f = 1, .g = 2, .o = 3};
+
+FL_INLINE void FL_T(peephole_article_forward)(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_forward)(u, FL_T(peephole_article_variant));
+}
+FL_INLINE void FL_T(peephole_article_backward)(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_backward)(u, FL_T(peephole_article_variant));
+}
+
+#include "kernels/recurrent_cell.h"
