@@ -32,6 +32,7 @@ cdef extern from "fastlstm.h" nogil:
         int32_t bidirectional
         int32_t bias
         int32_t dtype
+        double recurrent_dropout
         double dropout
 
     ctypedef struct fl_parameter:
@@ -85,6 +86,18 @@ cdef extern from "fastlstm.h" nogil:
 
     fl_status fl_recurrent_forward(const fl_recurrent *layer, const fl_forward *call)
     fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *call)
+    const char *fl_recurrent_slot_names(const fl_recurrent *layer)
+    int FL_RECORD_GATE, FL_RECORD_STATE
+
+    ctypedef struct fl_record:
+        int32_t kind
+        int32_t index
+        int32_t place
+        void *out
+        const int64_t *start
+        int64_t total
+
+    fl_status fl_tape_read(const fl_recurrent *layer, const fl_tape *tape, const fl_record *record)
     fl_status fl_tape_create(fl_tape **tape)
     void fl_tape_destroy(fl_tape *tape)
     int64_t fl_tape_bytes(const fl_tape *tape)

@@ -56,6 +56,8 @@ cdef Buffer hold(object array, Py_ssize_t count, Py_ssize_t itemsize, bint writa
     buffer.held = True
     if buffer.view.itemsize != itemsize:
         raise ValueError(f"{name} has elements of {buffer.view.itemsize} bytes; expected {itemsize}")
+    if <size_t> buffer.view.buf % itemsize:
+        raise ValueError(f"{name} is not aligned; give a copy")
     if count >= 0 and buffer.view.len != count * itemsize:
         raise ValueError(f"{name} has {buffer.view.len // itemsize} elements; expected {count}")
     buffer.data = buffer.view.buf
@@ -118,6 +120,7 @@ cdef class Tape:
 
     cdef fl_tape *handle
     cdef bint busy
+    cdef Py_ssize_t n
 
     def __cinit__(self):
         check(fl_tape_create(&self.handle))
@@ -149,11 +152,14 @@ cdef class Recurrent:
     cdef readonly list parameter_shapes
 
     def __cinit__(self, str cell, int64_t input_size, int64_t hidden_size, int64_t num_layers=1,
-                  bint bidirectional=False, bint bias=True, str dtype="float32", double dropout=0.0):
+                  bint bidirectional=False, bint bias=True, str dtype="float32", double dropout=0.0,
+                  double recurrent_dropout=0.0):
         cdef fl_recurrent_config config
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
         name = cell.encode("utf-8")
+        if b"\0" in name:
+            raise ValueError("cell holds a null character; expected the name of a cell")
         config.cell = name
         config.input_size = input_size
         config.hidden_size = hidden_size
@@ -162,6 +168,7 @@ cdef class Recurrent:
         config.bias = bias
         config.dtype = FL_FLOAT64 if dtype == "float64" else FL_FLOAT32
         config.dropout = dropout
+        config.recurrent_dropout = recurrent_dropout
         check(fl_recurrent_create(&config, &self.handle))
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -183,6 +190,25 @@ cdef class Recurrent:
         if parameter.columns:
             return name, (parameter.rows, parameter.columns)
         return name, (parameter.rows,)
+
+    @property
+    def slot_names(self):
+        """A letter per accumulator of a unit: the gates that a tape keeps."""
+        return fl_recurrent_slot_names(self.handle).decode("ascii")
+
+    def read(self, Tape tape not None, str kind, int32_t index, int32_t place, out, start):
+        """Copy one "gate" (by slot) or "state" of the call on the tape into rows of out, (rows, hidden_size)."""
+        cdef Buffer rows = hold(out, -1, self.itemsize, True, "out"), starts = hold(start, -1, 8, False, "start")
+        cdef fl_record record
+        if starts.view.len != 8 * tape.n:
+            raise ValueError(f"start has {starts.view.len // 8} elements; expected {tape.n}")
+        record.kind = FL_RECORD_STATE if kind == "state" else FL_RECORD_GATE
+        record.index = index
+        record.place = place
+        record.out = rows.data
+        record.start = <const int64_t *> starts.data
+        record.total = rows_of(rows, self.hidden_size, self.itemsize)
+        check(fl_tape_read(self.handle, tape.handle, &record))
 
     def load(self, parameters):
         """Pack the flat parameters for the kernels; to be called again after they change."""
@@ -232,6 +258,7 @@ cdef class Recurrent:
         call.tape = NULL
         if tape is not None:
             tape.acquire()
+            tape.n = n
             call.tape = tape.handle
         call.random_key = random_key
         call.n_threads = n_threads

@@ -36,11 +36,11 @@ from fastlstm.estimators._params import (
     Instance,
     Nothing,
     Number,
-    Only,
     Rule,
     check_parameters,
 )
 from fastlstm.layers import LSTM
+from fastlstm.layers.recurrent import _CELLS
 from fastlstm.losses import Loss
 from fastlstm.network import POOLINGS, SequenceNetwork
 from fastlstm.optimizers import Optimizer, get_optimizer
@@ -69,10 +69,10 @@ _SHARE = Number(0.0, 1.0)
 RULES: dict[str, tuple[Rule, ...]] = {
     "hidden_size": (_COUNT,),
     "num_layers": (_COUNT,),
-    "cell": (Choice(("lstm", "rnn")),),
+    "cell": (Choice(("lstm", *(cell for cell in _CELLS if cell != "lstm"))),),
     "bidirectional": (Boolean(),),
     "dropout": (_SHARE,),
-    "recurrent_dropout": (Only(0.0, "no cell drops recurrent connections yet"),),
+    "recurrent_dropout": (_SHARE,),
     "pooling": (Choice(POOLINGS),),
     "solver": (
         Choice(("adam", "adamw", "nadam", "rmsprop", "sgd")),
@@ -205,6 +205,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             cell=self.cell,
             bidirectional=self.bidirectional,
             dropout=self.dropout if self.num_layers > 1 else 0.0,
+            recurrent_dropout=self.recurrent_dropout,
             dtype=self.precision,
             random_state=rng,
         )

@@ -98,19 +98,6 @@ class Nothing:
 
 
 @dataclass(frozen=True)
-class Only:
-    """One value, for a reason."""
-
-    value: float
-    reason: str
-
-    def accepts(self, value: Any) -> bool:
-        return isinstance(value, Real) and not isinstance(value, bool) and value == self.value
-
-    def __str__(self) -> str:
-        return f"{self.value} ({self.reason})"
-
-
 def check_parameters(
     owner: str, parameters: Mapping[str, Any], rules: Mapping[str, tuple[Rule, ...]]
 ) -> None:

@@ -37,8 +37,9 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         Number of units of each layer and direction.
     num_layers : int, default=1
         Number of stacked layers.
-    cell : {"lstm", "rnn"}, default="lstm"
-        Recurrent cell: LSTM with forget gate (Gers et al. 2000) or Elman's network.
+    cell : str, default="lstm"
+        Recurrent cell, one of those of :class:`fastlstm.layers.LSTM`: ``"lstm"`` (with forget gate, Gers et al.
+        2000), ``"peephole"``, ``"gru"``, ``"rnn"``, ...
     bidirectional : bool, default=False
         Whether a second network reads each sequence from its end (Graves & Schmidhuber 2005).
     dropout : float, default=0.0

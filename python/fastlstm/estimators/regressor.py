@@ -45,8 +45,9 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         prediction (Nix & Weigend 1994); or a loss of `fastlstm.losses`, such as ``Huber(delta=2.0)``.
     quantile : float, default=0.5
         The quantile that ``loss="quantile"`` predicts.
-    cell : {"lstm", "rnn"}, default="lstm"
-        Recurrent cell: LSTM with forget gate (Gers et al. 2000) or Elman's network.
+    cell : str, default="lstm"
+        Recurrent cell, one of those of :class:`fastlstm.layers.LSTM`: ``"lstm"`` (with forget gate, Gers et al.
+        2000), ``"peephole"``, ``"gru"``, ``"rnn"``, ...
     bidirectional : bool, default=False
         Whether a second network reads each sequence from its end (Graves & Schmidhuber 2005).
     dropout : float, default=0.0

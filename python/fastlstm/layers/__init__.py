@@ -4,9 +4,25 @@ A layer keeps its parameters in one flat array with read-only views under PyTorc
 pass over all of them and weights compare with PyTorch's directly.
 """
 
+from fastlstm.layers.attention import Attention
 from fastlstm.layers.dense import Dense
 from fastlstm.layers.dropout import Dropout
 from fastlstm.layers.embedding import Embedding
+from fastlstm.layers.highway import Highway, Residual
+from fastlstm.layers.initializers import chrono, forget_bias, orthogonal
 from fastlstm.layers.recurrent import GRU, LSTM, RNN
 
-__all__ = ["GRU", "LSTM", "RNN", "Dense", "Dropout", "Embedding"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Attention",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Highway",
+    "Residual",
+    "chrono",
+    "forget_bias",
+    "orthogonal",
+]

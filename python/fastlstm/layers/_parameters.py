@@ -20,7 +20,7 @@ def as_generator(random_state: Any) -> np.random.Generator:
 
 def as_dtype(dtype: Any) -> np.dtype:
     """float32 or float64; anything else is a ValueError."""
-    found = np.dtype(dtype)
+    found = np.dtype("V" if dtype is None else dtype)
     if found not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
     return found.newbyteorder("=")
@@ -35,12 +35,26 @@ def as_size(value: Any, name: str) -> int:
     return int(value)
 
 
+def as_fraction(value: Any, name: str) -> float:
+    """A number in [0, 1); anything else is a TypeError or ValueError naming the argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+    return float(value)
+
+
 def as_real_array(x: Any, dtype: np.dtype, name: str) -> np.ndarray:
-    """C-contiguous array of `dtype` from any real numeric array; a TypeError for complex, object or text."""
+    """C-contiguous, aligned array of `dtype` from any real numeric array.
+
+    A TypeError for complex numbers, objects and text, and for masked arrays, whose mask would be lost.
+    """
     array = np.asarray(x)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got an array of dtype {array.dtype}")
-    return np.ascontiguousarray(array, dtype)
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array; fill it and give lengths= instead")
+    return np.require(array, dtype, ["C", "A"])
 
 
 class Parameterized:

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from fastlstm import _core
-from fastlstm.layers._parameters import Parameterized, as_dtype, as_generator, as_real_array, as_size
+from fastlstm.layers._parameters import (
+    Parameterized,
+    as_dtype,
+    as_fraction,
+    as_generator,
+    as_real_array,
+    as_size,
+)
 
 _CELLS = tuple(_core.cells())
 _IDENTITY = {"lstm": "noaf", "peephole": "peephole_identity", "peephole_article": "peephole_article_identity"}
@@ -18,11 +25,12 @@ _IDENTITY = {"lstm": "noaf", "peephole": "peephole_identity", "peephole_article"
 class Tape:
     """What a training forward pass leaves for the backward pass. Reusable: its memory grows to the largest call."""
 
-    __slots__ = ("core", "layer", "lengths", "padded_steps", "starts", "y_starts")
+    __slots__ = ("core", "layer", "lengths", "padded_steps", "starts", "version", "y_starts")
 
     def __init__(self) -> None:
         self.core = _core.Tape()
         self.layer: LSTM | None = None
+        self.version = 0
         self.lengths: np.ndarray
         self.starts: np.ndarray
         self.y_starts: np.ndarray
@@ -69,6 +77,9 @@ class LSTM(Parameterized):
         Learn `bias_ih` and `bias_hh`.
     dropout : float, default=0.0
         Fraction of each layer's input dropped between layers while training: one mask per sequence.
+    recurrent_dropout : float, default=0.0
+        Fraction of the cell input (g; the candidate n of a GRU) dropped while training, one mask per sequence, so
+        that memory is not lost (Semeniuta, Severyn and Barth, COLING 2016). Not for the plain recurrent cells.
     cell_activation : {"tanh", "identity"}, default="tanh"
         Output squashing of the cells "lstm", "peephole" and "peephole_article".
     dtype : {"float32", "float64"}, default="float32"
@@ -109,6 +120,7 @@ class LSTM(Parameterized):
         bidirectional: bool = False,
         bias: bool = True,
         dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         cell_activation: str = "tanh",
         dtype: Any = "float32",
         random_state: Any = None,
@@ -121,8 +133,12 @@ class LSTM(Parameterized):
             raise ValueError(
                 f"cell_activation 'identity' goes with the cells {', '.join(_IDENTITY)}; got {cell!r}"
             )
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
+        self.dropout = as_fraction(dropout, "dropout")
+        self.recurrent_dropout = as_fraction(recurrent_dropout, "recurrent_dropout")
+        if recurrent_dropout and cell.startswith("rnn"):
+            raise ValueError(
+                f"the cell {cell!r} has no cell input to drop; recurrent_dropout must be 0.0, got {recurrent_dropout}"
+            )
         self.input_size = as_size(input_size, "input_size")
         self.hidden_size = as_size(hidden_size, "hidden_size")
         self.num_layers = as_size(num_layers, "num_layers")
@@ -130,7 +146,6 @@ class LSTM(Parameterized):
         self.cell_activation = cell_activation
         self.bidirectional = bool(bidirectional)
         self.bias = bool(bias)
-        self.dropout = float(dropout)
         self.dtype = as_dtype(dtype)
         self.n_threads = 0
         self._lock = threading.Lock()
@@ -143,6 +158,7 @@ class LSTM(Parameterized):
             self.bias,
             self.dtype.name,
             self.dropout,
+            self.recurrent_dropout,
         )
         self.parameter_shapes = self._core.parameter_shapes
         bound = 1.0 / np.sqrt(self.hidden_size)
@@ -173,6 +189,7 @@ class LSTM(Parameterized):
             "bidirectional": self.bidirectional,
             "bias": self.bias,
             "dropout": self.dropout,
+            "recurrent_dropout": self.recurrent_dropout,
             "cell_activation": self.cell_activation,
             "dtype": self.dtype.name,
         }
@@ -193,6 +210,7 @@ class LSTM(Parameterized):
     def parameters_changed(self) -> None:
         """To be called after writing into :attr:`flat`: the next call packs the weights again."""
         self._packed = False
+        self._version = getattr(self, "_version", 0) + 1
 
     def packed_core(self) -> Any:
         """The kernel handle with current weights."""
@@ -243,6 +261,39 @@ class LSTM(Parameterized):
         y, final, _ = self._padded(x, state, lengths, tape, rng_key)
         return y, final, tape
 
+    def return_all(self, x: Any, state: Any = None, lengths: Any = None) -> dict[str, Any]:
+        """Run and return everything a step computes.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As for calling the layer.
+
+        Returns
+        -------
+        dict
+            ``"y"`` and ``"state"`` as from calling the layer; ``"c"`` for cells that have it, and ``"gates"``, a dict of
+            the activated gates by letter (i, f, g, o; r, z, n and u, the recurrent part of n, for a GRU; h for
+            a plain recurrent network); each (num_layers * directions, batch, time, hidden_size), zero after a
+            sequence's end.
+        """
+        y, final, tape = self.forward(x, state, lengths)
+        names = self._core.slot_names
+        found: dict[str, Any] = {"y": y, "state": final}
+        if self._core.n_states > 1:
+            found["c"] = self._recorded(tape, "state", 0)
+        found["gates"] = {name: self._recorded(tape, "gate", slot) for slot, name in enumerate(names)}
+        return found
+
+    def _recorded(self, tape: Tape, kind: str, index: int) -> np.ndarray:
+        """One gate or state of every layer and direction, (layers * directions, batch, time, hidden)."""
+        n = len(tape.lengths)
+        places = self.num_layers * self.directions
+        out = np.zeros((places, n, tape.padded_steps, self.hidden_size), self.dtype)
+        for place in range(places):
+            self._core.read(tape.core, kind, index, place, out[place], tape.y_starts)
+        return out
+
     def backward(
         self, tape: Tape, dy: Any, dstate: Any = None
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], dict[str, np.ndarray]]:
@@ -267,6 +318,7 @@ class LSTM(Parameterized):
         """
         if not isinstance(tape, Tape) or tape.layer is not self:
             raise ValueError("tape holds no forward call of this layer (a tape serves one backward call)")
+        self._check_version(tape)
         n, steps = len(tape.lengths), tape.padded_steps
         starts = np.arange(n, dtype=np.int64) * steps
         if dy is not None:
@@ -311,7 +363,7 @@ class LSTM(Parameterized):
         core = None
         if tape is not None:
             tape.lengths, tape.starts, tape.y_starts, tape.padded_steps = lengths, starts, starts, steps
-            tape.layer, core = self, tape.core
+            tape.layer, tape.version, core = self, self._version, tape.core
         self.packed_core().forward(
             x,
             starts,
@@ -397,7 +449,7 @@ class LSTM(Parameterized):
         """As :meth:`run`, with dropout and a tape (the given one is reused)."""
         y, y_starts, final = self._outputs(lengths, want_y)
         tape = Tape() if tape is None else tape
-        tape.lengths, tape.starts, tape.padded_steps = lengths, starts, 0
+        tape.lengths, tape.starts, tape.padded_steps, tape.version = lengths, starts, 0, self._version
         tape.y_starts = np.cumsum(lengths) - lengths if y_starts is None else y_starts
         self.packed_core().forward(
             values, starts, lengths, y, y_starts, state, final, tape.core, rng_key, self.n_threads
@@ -416,6 +468,7 @@ class LSTM(Parameterized):
 
         dy is (sum(lengths), output_size) as y; dx comes back as (sum(lengths), input_size) if wanted.
         """
+        self._check_version(tape)
         n = len(tape.lengths)
         dx = np.empty((int(tape.lengths.sum()), self.input_size), self.dtype) if want_dx else None
         dinitial = None
@@ -435,6 +488,10 @@ class LSTM(Parameterized):
             self.n_threads,
         )
         return dx, dinitial
+
+    def _check_version(self, tape: Tape) -> None:
+        if tape.version != self._version:
+            raise ValueError("the parameters changed after the forward call that filled the tape; run it again")
 
     def _outputs(
         self, lengths: np.ndarray, want_y: bool

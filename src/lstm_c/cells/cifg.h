@@ -2,6 +2,8 @@
  * 1503.04069, 2015. */
 #define FL_CELL cifg
 static const fl_cell_facts FL_T(cifg_facts) = {.name = "cifg",
+                                               .slot_names = "fgo",
+                                               .takes_mask = 1,
                                                .slots = 3,
                                                .x_gates = 3,
                                                .h_gates = 3,

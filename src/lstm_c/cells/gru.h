@@ -5,6 +5,8 @@
  * it has two slots. */
 #define FL_CELL gru
 static const fl_cell_facts FL_T(gru_facts) = {.name = "gru",
+                                              .slot_names = "rznu",
+                                              .takes_mask = 1,
                                               .slots = 4,
                                               .x_gates = 3,
                                               .h_gates = 3,
@@ -16,7 +18,8 @@ FL_INLINE void FL_T(gru_forward)(FL_T(fl_unit) * u)
 {
     vec r = v_sigmoid(u->gate[0]), z = v_sigmoid(u->gate[1]);
     vec n = v_tanh(v_fma(r, u->gate[3], u->gate[2]));
-    u->h = v_fma(z, u->h_prev - n, n);
+    vec drive = n * u->mask;
+    u->h = v_fma(z, u->h_prev - drive, drive);
     u->gate[0] = r;
     u->gate[1] = z;
     u->gate[2] = n;
@@ -25,11 +28,11 @@ FL_INLINE void FL_T(gru_forward)(FL_T(fl_unit) * u)
 FL_INLINE void FL_T(gru_backward)(FL_T(fl_unit) * u)
 {
     const vec one = v_set1(1);
-    vec r = u->gate[0], z = u->gate[1], n = u->gate[2];
-    vec dn = u->dh * (one - z) * v_fnma(n, n, one);
+    vec r = u->gate[0], z = u->gate[1], n = u->gate[2], drive = n * u->mask;
+    vec dn = u->dh * (one - z) * u->mask * v_fnma(n, n, one);
     u->dh_prev = u->dh * z;
     u->gate[0] = dn * u->gate[3] * r * (one - r);
-    u->gate[1] = u->dh * (u->h_prev - n) * z * (one - z);
+    u->gate[1] = u->dh * (u->h_prev - drive) * z * (one - z);
     u->gate[2] = dn;
     u->gate[3] = dn * r;
 }

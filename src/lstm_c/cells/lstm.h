@@ -2,6 +2,8 @@
  * Computation 12(10), 2000. */
 #define FL_CELL lstm
 static const fl_cell_facts FL_T(lstm_facts) = {.name = "lstm",
+                                               .slot_names = "ifgo",
+                                               .takes_mask = 1,
                                                .slots = 4,
                                                .x_gates = 4,
                                                .h_gates = 4,

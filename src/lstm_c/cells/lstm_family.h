@@ -3,7 +3,9 @@
  *   c = f c_prev + i g              o = sigmoid(. [+ V_o c])        h = o tanh(c)
  * A variant says which accumulator each gate has; -1 is a gate that is not there (1), or the input
  * gate tied to the forget gate (1 - f). Constants of each cell, so nothing of this is decided at
- * run time. tanh(c) is recomputed in the derivative: cheaper than to store and reload it. */
+ * run time. `mask` (recurrent dropout, Semeniuta et al., COLING 2016) multiplies g where it enters
+ * c, so that memory is not lost. tanh(c) is recomputed in the derivative: cheaper than to store and
+ * reload it. */
 
 #ifndef FL_CELLS_LSTM_VARIANT
 #define FL_CELLS_LSTM_VARIANT
@@ -27,7 +29,7 @@ FL_INLINE void FL_T(lstm_family_forward)(FL_T(fl_unit) * u, const fl_lstm_varian
     if (v.tied)
         i = one - f;
     vec g = v.linear_input ? u->gate[v.g] : v_tanh(u->gate[v.g]);
-    c = v_fma(f, c, i * g);
+    c = v_fma(f, c, i * (g * u->mask));
     if (v.o >= 0)
         o = v_sigmoid(v.peepholes ? v_fma(u->peephole[2], c, u->gate[v.o]) : u->gate[v.o]);
     u->h = o * (v.linear_output ? c : v_tanh(c));
@@ -44,7 +46,7 @@ FL_INLINE void FL_T(lstm_family_forward)(FL_T(fl_unit) * u, const fl_lstm_varian
 FL_INLINE void FL_T(lstm_family_backward)(FL_T(fl_unit) * u, const fl_lstm_variant v)
 {
     const vec one = v_set1(1);
-    vec c_prev = u->state_prev[0], dc = u->dstate[0], g = u->gate[v.g];
+    vec c_prev = u->state_prev[0], dc = u->dstate[0], g = u->gate[v.g], drive = g * u->mask;
     vec squashed = v.linear_output ? u->state[0] : v_tanh(u->state[0]);
     vec f = v.f >= 0 ? u->gate[v.f] : one;
     vec i = v.i >= 0 ? u->gate[v.i] : v.tied ? one - f : one;
@@ -58,15 +60,15 @@ FL_INLINE void FL_T(lstm_family_backward)(FL_T(fl_unit) * u, const fl_lstm_varia
             dc = v_fma(dpre, u->peephole[2], dc);
     }
     vec dc_prev = dc * f;
-    u->gate[v.g] = v.linear_input ? dc * i : dc * i * v_fnma(g, g, one);
+    u->gate[v.g] = v.linear_input ? dc * i * u->mask : dc * i * u->mask * v_fnma(g, g, one);
     if (v.i >= 0) {
-        vec dpre = dc * g * i * (one - i);
+        vec dpre = dc * drive * i * (one - i);
         u->gate[v.i] = dpre;
         if (v.peepholes)
             dc_prev = v_fma(dpre, u->peephole[0], dc_prev);
     }
     if (v.f >= 0) {
-        vec dpre = dc * (v.tied ? c_prev - g : c_prev) * f * (one - f);
+        vec dpre = dc * (v.tied ? c_prev - drive : c_prev) * f * (one - f);
         u->gate[v.f] = dpre;
         if (v.peepholes)
             dc_prev = v_fma(dpre, u->peephole[1], dc_prev);

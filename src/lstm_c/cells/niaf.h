@@ -1,6 +1,8 @@
 /* LSTM without input activation, g = W x + U h_prev + b. Greff et al., arXiv 1503.04069, 2015. */
 #define FL_CELL niaf
 static const fl_cell_facts FL_T(niaf_facts) = {.name = "niaf",
+                                               .slot_names = "ifgo",
+                                               .takes_mask = 1,
                                                .slots = 4,
                                                .x_gates = 4,
                                                .h_gates = 4,

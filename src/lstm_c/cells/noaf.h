@@ -2,6 +2,8 @@
  * 1503.04069, 2015. */
 #define FL_CELL noaf
 static const fl_cell_facts FL_T(noaf_facts) = {.name = "noaf",
+                                               .slot_names = "ifgo",
+                                               .takes_mask = 1,
                                                .slots = 4,
                                                .x_gates = 4,
                                                .h_gates = 4,

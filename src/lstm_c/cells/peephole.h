@@ -2,6 +2,8 @@
  * Schraudolph and Schmidhuber, JMLR 3, 2002. The whole gradient, the peepholes' included. */
 #define FL_CELL peephole
 static const fl_cell_facts FL_T(peephole_facts) = {.name = "peephole",
+                                                   .slot_names = "ifgo",
+                                                   .takes_mask = 1,
                                                    .slots = 4,
                                                    .x_gates = 4,
                                                    .h_gates = 4,

@@ -2,6 +2,8 @@
  * matrix, i, f, o = sigmoid(W x + U c_prev + b), g = tanh(W x + b), and h does not recur. */
 #define FL_CELL peephole_article
 static const fl_cell_facts FL_T(peephole_article_facts) = {.name = "peephole_article",
+                                                           .slot_names = "ifgo",
+                                                           .takes_mask = 1,
                                                            .slots = 4,
                                                            .x_gates = 4,
                                                            .h_gates = 3,

@@ -2,6 +2,8 @@
 #define FL_CELL peephole_identity
 static const fl_cell_facts FL_T(peephole_identity_facts) = {
     .name = "peephole_identity",
+    .slot_names = "ifgo",
+    .takes_mask = 1,
     .slots = 4,
     .x_gates = 4,
     .h_gates = 4,

@@ -1,7 +1,7 @@
 /* Simple recurrent network: h = tanh(W x + U h_prev + b). Elman, Cognitive Science 14, 1990. */
 #define FL_CELL rnn
 static const fl_cell_facts FL_T(rnn_facts) = {
-    .name = "rnn", .slots = 1, .x_gates = 1, .h_gates = 1};
+    .name = "rnn", .slot_names = "h", .slots = 1, .x_gates = 1, .h_gates = 1};
 
 FL_INLINE void FL_T(rnn_forward)(FL_T(fl_unit) * u)
 {

@@ -2,7 +2,7 @@
  * Science 14, 1990. */
 #define FL_CELL rnn_relu
 static const fl_cell_facts FL_T(rnn_relu_facts) = {
-    .name = "rnn_relu", .slots = 1, .x_gates = 1, .h_gates = 1};
+    .name = "rnn_relu", .slot_names = "h", .slots = 1, .x_gates = 1, .h_gates = 1};
 
 FL_INLINE void FL_T(rnn_relu_forward)(FL_T(fl_unit) * u)
 {

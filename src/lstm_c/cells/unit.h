@@ -5,6 +5,7 @@ typedef struct FL_T(fl_unit) {
      * backward: that in, gradient of the pre-activations out */
     vec gate[FL_MAX_SLOTS];
     vec peephole[FL_MAX_PEEPHOLES]; /* weights of these units */
+    vec mask;                       /* factors of the cell input, for a cell that takes them */
     vec h_prev;                     /* for a cell that reads it */
     vec state_prev[FL_MAX_STATES];  /* backward: states before the step */
     vec state[FL_MAX_STATES]; /* forward: before the step in, after it out; backward: after the step

@@ -64,7 +64,9 @@ typedef struct fl_recurrent_config {
     int64_t input_size, hidden_size, num_layers;
     int32_t bidirectional, bias;
     int32_t dtype;
-    double dropout; /* between layers, in training only: one mask per sequence */
+    double recurrent_dropout; /* of the cell input, in training only: one mask per sequence; not for
+                                 rnn */
+    double dropout;           /* between layers, in training only: one mask per sequence */
 } fl_recurrent_config;
 
 fl_status fl_recurrent_create(const fl_recurrent_config *config, fl_recurrent **layer);
@@ -137,6 +139,21 @@ fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *ca
 fl_status fl_tape_create(fl_tape **tape);
 void fl_tape_destroy(fl_tape *tape);
 int64_t fl_tape_bytes(const fl_tape *tape);
+
+/* A letter per accumulator of a unit ("ifgo", "rznu", ...): what gates a tape keeps. */
+const char *fl_recurrent_slot_names(const fl_recurrent *layer);
+
+typedef enum fl_record_kind { FL_RECORD_GATE = 0, FL_RECORD_STATE = 1 } fl_record_kind;
+/* Values of one gate (by slot) or cell state (by its index) at every step, after a training forward
+ * call. */
+typedef struct fl_record {
+    int32_t kind, index;
+    int32_t place; /* layer * directions + direction */
+    void *out;     /* (total, hidden_size): row start[b] + t is step t of sequence b */
+    const int64_t *start;
+    int64_t total;
+} fl_record;
+fl_status fl_tape_read(const fl_recurrent *layer, const fl_tape *tape, const fl_record *record);
 
 /* ---- streams ---- */
 

@@ -35,8 +35,10 @@ typedef struct fl_cell_facts {
     int x_gates, h_gates; /* gates in weight_ih and bias_ih, in weight_hh and bias_hh */
     int x_gate[FL_MAX_SLOTS], h_gate[FL_MAX_SLOTS];
     int states;
-    int state_recurs; /* 1: state 0 goes into the recurrent product, 0: h */
-    int reads_h;      /* 1: the pointwise body reads h of the step before */
+    int state_recurs;       /* 1: state 0 goes into the recurrent product, 0: h */
+    int reads_h;            /* 1: the pointwise body reads h of the step before */
+    int takes_mask;         /* 1: the pointwise body multiplies its cell input by `mask` */
+    const char *slot_names; /* a letter per slot, for what the tape keeps of it */
     int n_peepholes;
     fl_peephole peephole[FL_MAX_PEEPHOLES];
 } fl_cell_facts;
@@ -75,7 +77,9 @@ typedef struct FL_T(fl_step) {
     int64_t x_row, x_depth;
     const real *h_prev, *weight_h; /* what recurs: h, or state 0 of a cell that says so */
     int64_t h_prev_row, h_depth;
-    const real *peephole;   /* (peepholes, plane) */
+    const real *peephole; /* (peepholes, plane) */
+    const real *mask;     /* (rows, plane) factors of the cell input (recurrent dropout), or NULL */
+    int64_t mask_row;
     const real *state_prev; /* (rows, states, plane) */
     int64_t state_prev_row;
     real *state; /* as state_prev, may be the same memory */
@@ -98,7 +102,8 @@ typedef struct FL_T(fl_backstep) {
     int64_t dh_row;
     real *dstate; /* in: gradient of the states after the step; out: before it */
     int64_t dstate_row, state_plane;
-    const real *peephole;
+    const real *peephole, *mask;
+    int64_t mask_row;
     const real *state_prev, *state, *h_prev;
     int64_t state_prev_row, state_row, h_prev_row;
     real *gates; /* in: activated gates; out: gradient of the pre-activations */

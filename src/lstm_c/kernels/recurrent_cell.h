@@ -28,6 +28,8 @@ FL_INLINE void CELL_(forward_unit)(const FL_T(fl_step) * s, const vec *acc, int6
         u.peephole[i] = v_load(s->peephole + i * s->state_plane + unit);
     if (CELL_(facts).reads_h)
         u.h_prev = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units);
+    if (CELL_(facts).takes_mask)
+        u.mask = s->mask ? v_load(s->mask + row * s->mask_row + unit) : v_set1(1);
     CELL_(forward)(&u);
     FL_UNROLL
     for (int i = 0; i < states; i++)
@@ -100,6 +102,8 @@ FL_INLINE void CELL_(backward_unit)(const FL_T(fl_backstep) * s, vec sum, int64_
         u.peephole[i] = v_load(s->peephole + i * s->state_plane + unit);
     if (CELL_(facts).reads_h)
         u.h_prev = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units);
+    if (CELL_(facts).takes_mask)
+        u.mask = s->mask ? v_load(s->mask + row * s->mask_row + unit) : v_set1(1);
     if (CELL_(facts).state_recurs) {
         u.dstate[0] = sum;
         u.dh = v_load(s->dh + row * s->dh_row + unit);

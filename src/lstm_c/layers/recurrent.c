@@ -137,7 +137,9 @@ static fl_status check_config(const fl_recurrent_config *config)
         return FL_ERR_OVERFLOW;
     if (config->dtype != FL_FLOAT32 && config->dtype != FL_FLOAT64)
         return FL_ERR_ARGUMENT;
-    return config->dropout >= 0 && config->dropout < 1 ? FL_OK : FL_ERR_ARGUMENT;
+    int fractions = config->dropout >= 0 && config->dropout < 1 && config->recurrent_dropout >= 0 &&
+                    config->recurrent_dropout < 1;
+    return fractions ? FL_OK : FL_ERR_ARGUMENT;
 }
 
 /* Shapes of the parameter arrays of one layer and direction, in their order in the flat array.
@@ -225,6 +227,8 @@ static fl_status fill_layer(fl_recurrent *layer)
         return FL_ERR_UNKNOWN_CELL;
     layer->cell = layer->isa->f32.cells[layer->cell_index].facts[0];
     layer->config.cell = layer->cell.name;
+    if (layer->config.recurrent_dropout > 0 && !layer->cell.takes_mask)
+        return FL_ERR_ARGUMENT;
     status = derive_sizes(layer);
     if (status != FL_OK)
         return status;
@@ -374,6 +378,31 @@ fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *ca
     if (status == FL_OK)
         call->tape->layer_id = 0;
     return status;
+}
+
+const char *fl_recurrent_slot_names(const fl_recurrent *layer)
+{
+    return layer->cell.slot_names;
+}
+
+fl_status fl_tape_read(const fl_recurrent *layer, const fl_tape *tape, const fl_record *record)
+{
+    if (!layer || !tape || !record || !record->out)
+        return FL_ERR_ARGUMENT;
+    if (tape->layer_id != layer->id)
+        return FL_ERR_TAPE;
+    int count = record->kind == FL_RECORD_STATE ? layer->cell.states : layer->cell.slots;
+    if (record->place < 0 || record->place >= layer->n_packed || record->index < 0 ||
+        record->index >= count)
+        return FL_ERR_ARGUMENT;
+    fl_status status = check_rows(&tape->ragged, record->out, record->start, record->total);
+    if (status != FL_OK)
+        return status;
+    if (layer->config.dtype == FL_FLOAT64)
+        fl_tape_read_f64(layer, tape, record);
+    else
+        fl_tape_read_f32(layer, tape, record);
+    return FL_OK;
 }
 
 fl_status fl_tape_create(fl_tape **tape)

@@ -42,6 +42,7 @@ typedef struct fl_tape_direction {
         state0[2]; /* (n, states, plane); inference: the running states, [1] where they alternate */
     void *gates;   /* training: (rows, gate_stride): input projection, activated gates, then their
                       gradient */
+    void *mask;    /* training with recurrent dropout: (n, plane), else NULL */
     void *state;   /* training: (rows, states, plane) */
 } fl_tape_direction;
 
@@ -110,6 +111,8 @@ fl_status fl_recurrent_forward_f32(const fl_recurrent *layer, const fl_forward *
                                    fl_tape *tape);
 fl_status fl_recurrent_forward_f64(const fl_recurrent *layer, const fl_forward *call,
                                    fl_tape *tape);
+void fl_tape_read_f32(const fl_recurrent *layer, const fl_tape *tape, const fl_record *record);
+void fl_tape_read_f64(const fl_recurrent *layer, const fl_tape *tape, const fl_record *record);
 fl_status fl_recurrent_backward_f32(const fl_recurrent *layer, const fl_backward *call);
 fl_status fl_recurrent_backward_f64(const fl_recurrent *layer, const fl_backward *call);
 

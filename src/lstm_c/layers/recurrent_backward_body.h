@@ -120,6 +120,8 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index,
         s.h_prev =
             started ? (const real *)tape->h0 + row * hidden : y + (moment->previous0 + row) * y_row;
         s.h_prev_row = started ? hidden : y_row;
+        s.mask = tape->mask ? (const real *)tape->mask + row * layer->plane : NULL;
+        s.mask_row = layer->plane;
         s.gates = (real *)tape->gates + (moment->row0 + row) * layer->gate_stride;
         run->kernels->cells[layer->cell_index].backward(&s);
     }

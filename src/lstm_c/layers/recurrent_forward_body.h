@@ -121,6 +121,8 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int6
                              : (const real *)direction->h0 + row * hidden;
         s.h_prev_row = continues ? y_row : hidden;
         s.h = y + (moment.row0 + row) * y_row;
+        s.mask = direction->mask ? (const real *)direction->mask + row * layer->plane : NULL;
+        s.mask_row = layer->plane;
         s.state_prev = (real *)direction->state0[step & 1] + row * state_row;
         s.state = (real *)direction->state0[(step + 1) & 1] + row * state_row;
         if (tape->training) {
@@ -249,6 +251,39 @@ static void FL_T(forward_thread)(void *argument, int thread, int n_threads)
                            end, call->y, call->y_start);
 }
 
+/* One dropout factor, 0 or 1 / keep: a pure function of the call's key, the stream and the place.
+ */
+static real FL_T(drop_factor)(double keep, uint64_t key, uint64_t stream, int64_t place)
+{
+    return fl_uniform(key, stream, (uint64_t)place) < keep ? (real)(1 / keep) : 0;
+}
+
+/* Dropout factors of the call: per sequence and column of a layer's input, per sequence and unit of
+ * the cell input. */
+static void FL_T(draw_masks)(const FL_T(fl_forward_run) * run)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t hidden = layer->config.hidden_size, columns = hidden * layer->directions;
+    uint64_t key = run->call->random_key;
+    for (int64_t level = 1; level < layer->config.num_layers; level++) {
+        real *factor = run->tape->layers[level].factor;
+        for (int64_t s = 0; factor && s < ragged->n; s++)
+            for (int64_t j = 0; j < columns; j++)
+                factor[s * columns + j] =
+                    FL_T(drop_factor)(1 - layer->config.dropout, key, (uint64_t)level,
+                                      ragged->sequence[s] * columns + j);
+    }
+    for (int index = 0; index < layer->n_packed; index++) {
+        real *mask = run->tape->directions[index].mask;
+        for (int64_t s = 0; mask && s < ragged->n; s++)
+            for (int64_t u = 0; u < layer->plane; u++)
+                mask[s * layer->plane + u] = FL_T(drop_factor)(
+                    1 - layer->config.recurrent_dropout, key, ((uint64_t)1 << 32) + (uint64_t)index,
+                    ragged->sequence[s] * hidden + u);
+    }
+}
+
 /* Initial states and dropout factors into the tape. */
 static void FL_T(forward_begin)(const FL_T(fl_forward_run) * run)
 {
@@ -274,18 +309,7 @@ static void FL_T(forward_begin)(const FL_T(fl_forward_run) * run)
         if (direction->state0[1] != direction->state0[0]) /* a reverse row may start at any step */
             FL_T(copy_row)(direction->state0[1], direction->state0[0], ragged->n * state_row);
     }
-    double keep = 1 - layer->config.dropout;
-    for (int64_t level = 1; level < layer->config.num_layers; level++) {
-        int64_t columns = hidden * layer->directions;
-        real *factor = run->tape->layers[level].factor;
-        for (int64_t s = 0; factor && s < ragged->n; s++)
-            for (int64_t j = 0; j < columns; j++)
-                factor[s * columns + j] =
-                    fl_uniform(call->random_key, (uint64_t)level,
-                               (uint64_t)(ragged->sequence[s] * columns + j)) < keep
-                        ? (real)(1 / keep)
-                        : 0;
-    }
+    FL_T(draw_masks)(run);
 }
 
 fl_status FL_T(fl_recurrent_forward)(const fl_recurrent *layer, const fl_forward *call,
@@ -303,4 +327,26 @@ fl_status FL_T(fl_recurrent_forward)(const fl_recurrent *layer, const fl_forward
     FL_T(forward_begin)(&run);
     fl_team_run(run.n_threads, FL_T(forward_thread), &run);
     return FL_OK;
+}
+
+/* One gate or state of one layer and direction from the tape into the caller's rows, (rows,
+ * hidden). */
+void FL_T(fl_tape_read)(const fl_recurrent *layer, const fl_tape *tape, const fl_record *record)
+{
+    const fl_ragged *ragged = &tape->ragged;
+    const fl_tape_direction *direction = &tape->directions[record->place];
+    int64_t hidden = layer->config.hidden_size, lanes = layer->lanes, slots = layer->cell.slots;
+    int64_t state_row = layer->cell.states * layer->plane;
+    for (int64_t t = 0; t < ragged->steps; t++)
+        for (int64_t s = 0; s < ragged->batch[t]; s++) {
+            int64_t row = ragged->offset[t] + s;
+            real *to = (real *)record->out + (record->start[ragged->sequence[s]] + t) * hidden;
+            const real *state =
+                (const real *)direction->state + row * state_row + record->index * layer->plane;
+            const real *gates = (const real *)direction->gates + row * layer->gate_stride;
+            for (int64_t u = 0; u < hidden; u++)
+                to[u] = record->kind == FL_RECORD_STATE
+                            ? state[u]
+                            : gates[(u / lanes * slots + record->index) * lanes + u % lanes];
+        }
 }
