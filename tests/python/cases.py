@@ -111,10 +111,18 @@ def benchmark_cases(max_time: int = 3) -> list[Case]:
         (c.input_size, c.hidden_size, c.num_layers, c.bidirectional, c.batch, min(c.time, max_time), c.ragged)
         for c in CASES
     }
-    fields = ("input_size", "hidden_size", "num_layers", "bidirectional", "batch", "time", "ragged")
     return [
-        Case("bench_" + "_".join(map(str, shape)), **dict(zip(fields, shape, strict=True)))
-        for shape in sorted(shapes)
+        Case(
+            "bench_" + "_".join(map(str, (inputs, hidden, num_layers, both, batch, time, ragged))),
+            input_size=inputs,
+            hidden_size=hidden,
+            num_layers=num_layers,
+            bidirectional=both,
+            batch=batch,
+            time=time,
+            ragged=ragged,
+        )
+        for inputs, hidden, num_layers, both, batch, time, ragged in sorted(shapes)
     ]
 
 
@@ -186,7 +194,7 @@ def build_layer(case: Case, dtype: str = "float64", parameters: dict[str, Array]
     from fastlstm import layers
 
     kind = layers.LSTM if case.cell == "lstm" else layers.RNN
-    extra = {"nonlinearity": "relu"} if case.cell == "rnn_relu" else {}
+    extra: dict[str, Any] = {"nonlinearity": "relu"} if case.cell == "rnn_relu" else {}
     layer = kind(
         case.input_size,
         case.hidden_size,

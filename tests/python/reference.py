@@ -46,7 +46,8 @@ class Shape:
         return [f"l{layer}{end}" for layer in range(self.num_layers) for end in ends]
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        rows, shapes = GATES[self.cell] * self.hidden_size, {}
+        rows = GATES[self.cell] * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {}
         for k, suffix in enumerate(self.suffixes):
             first = k < self.directions
             width = self.input_size if first else self.hidden_size * self.directions

@@ -9,11 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fastlstm
 import numpy as np
 import pytest
 from subprocesses import output_of
-
-import fastlstm
 
 ROOT = Path(__file__).resolve().parents[2]
 C_SOURCES = ROOT / "src" / "lstm_c"
@@ -108,10 +107,13 @@ def code_of(path: Path) -> str:
     return re.sub(r'"(\\.|[^"\\])*"', '""', text)
 
 
-FORBIDDEN = frozenset(
-    "abort exit _exit printf fprintf puts fputs putchar perror stderr stdout assert system popen"
-    " gets strcpy strcat sprintf setenv signal sigaction".split()
-)
+# fmt: off
+FORBIDDEN = {
+    "abort", "exit", "_exit", "printf", "fprintf", "puts", "fputs", "putchar", "perror", "stderr",
+    "stdout", "assert", "system", "popen", "gets", "strcpy", "strcat", "sprintf", "setenv",
+    "signal", "sigaction",
+}
+# fmt: on
 ALLOCATION = ("malloc", "calloc", "realloc", "free", "aligned_alloc", "posix_memalign", "alloca")
 
 
@@ -191,7 +193,12 @@ def test_python_imports_point_down(path: Path) -> None:
         assert other <= PYTHON_RANK.get(own, LEAVES), f"{own} imports {name}"
 
 
-ALWAYS_LAZY = frozenset("sklearn scipy pandas matplotlib rich tqdm torch joblib pyarrow polars".split())
+# fmt: off
+ALWAYS_LAZY = {
+    "sklearn", "scipy", "pandas", "matplotlib", "rich", "tqdm", "torch", "joblib", "pyarrow",
+    "polars",
+}
+# fmt: on
 NUMPY_ONLY = [
     path for path in MODULES if PYTHON_RANK.get(module_of(path), LEAVES) < PYTHON_RANK["estimators"]
 ]
@@ -238,7 +245,8 @@ def test_import_needs_numpy_alone(body: str) -> None:
 def foreign_modules(body: str, *arguments: str) -> set[str]:
     """Modules that `body` brings in besides the standard library, numpy and fastlstm itself."""
     found = set(output_of(NEW_MODULES.format(body=body), *arguments).split())
-    return {name for name in found if not name.startswith(("__editable__", "_fastlstm", "_cython", "cython_"))}
+    ours = ("__editable__", "_fastlstm", "_cython", "cython_")
+    return {name for name in found if not name.startswith(ours)}
 
 
 def test_serving_a_saved_model_needs_numpy_alone(tmp_path: Path) -> None:

@@ -31,6 +31,11 @@ def build_module(problem: Problem, dtype: torch.dtype) -> Any:
     return module
 
 
+def gradient_of(tensor: torch.Tensor) -> np.ndarray:
+    assert tensor.grad is not None
+    return tensor.grad.numpy()
+
+
 def solve(problem: Problem, dtype: str = "float64") -> dict[str, np.ndarray]:
     """As `cases.solve`, by torch."""
     kind = getattr(torch, dtype)
@@ -45,7 +50,7 @@ def solve(problem: Problem, dtype: str = "float64") -> dict[str, np.ndarray]:
     final = final if isinstance(final, tuple) else (final,)
     wanted = [torch.from_numpy(d).to(kind) for d in (problem.dy, *problem.dstate)]
     torch.autograd.backward([y, *final], wanted)
-    grads = {name: p.grad.numpy() for name, p in module.named_parameters()}
+    grads = {name: gradient_of(p) for name, p in module.named_parameters()}
     states = tuple(s.detach().numpy() for s in final)
-    d_states = tuple(s.grad.numpy() for s in state)
-    return collect(y.detach().numpy(), states, x.grad.numpy(), d_states, grads)
+    d_states = tuple(gradient_of(s) for s in state)
+    return collect(y.detach().numpy(), states, gradient_of(x), d_states, grads)

@@ -59,6 +59,7 @@ class _Run:
     def __init__(self, trainer: Trainer, network: SequenceNetwork, data: Batches, loss: Loss, net: Any):
         self.network, self.data, self.loss, self.net = network, data, loss, net
         self.validation: Validation | None = None
+        self.initial = network.flat.copy()
         self.best: Array | None = None
         self.checkpoint: Checkpoint | None = None
         self.saved = np.empty_like(network.flat) if trainer.weight_noise else None
@@ -486,18 +487,18 @@ class Trainer:
     def _keep_best(self, run: _Run, reason: str | None) -> None:
         """Put the best weights into the network where they are the ones to keep."""
         wanted = self.early_stopping or reason in ("interrupted", "diverged")
-        if wanted and run.best is not None:
-            run.network.flat[:] = run.best
+        kept = run.initial if run.best is None and reason == "diverged" else run.best
+        if wanted and kept is not None:
+            run.network.flat[:] = kept
             self.history.best_weights_restored = True
         run.network.parameters_changed()
 
     def _warn(self, reason: str | None) -> None:
         history = self.history
-        kept = (
-            f"the weights of epoch {history.best_epoch} are kept"
-            if history.best_weights_restored
-            else "the weights of the last minibatch before are kept"
-        )
+        kept = "the weights of the last minibatch before are kept"
+        if history.best_weights_restored:
+            best = history.best_epoch
+            kept = f"the weights of epoch {best} are kept" if best else "the initial weights are kept"
         epoch = history.n_iter + 1
         if reason == "interrupted":
             warnings.warn(

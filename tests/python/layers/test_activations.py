@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-
 from fastlstm import _core
 
 NAMES = ("sigmoid", "tanh")

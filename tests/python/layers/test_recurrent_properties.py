@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import cases
 import numpy as np
 import pytest
 from cases import Case, Problem, as_tuple, make_problem
+from fastlstm.layers._parameters import as_real_array
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,8 +75,8 @@ def test_padding_content_and_amount_never_matter(problem: Problem, dtype: str, e
         if name in ("y", "d_x"):
             for a, b in zip(real(filled[name], lengths), real(want, lengths), strict=True):
                 assert_same_bits(a, b, name)
-            for b, length in enumerate(lengths):
-                assert not np.any(filled[name][b, length:]), f"{name} is 0 in the padding"
+            for row, length in enumerate(lengths):
+                assert not np.any(filled[name][row, length:]), f"{name} is 0 in the padding"
         else:
             assert_same_bits(filled[name], want, name)
 
@@ -109,7 +111,7 @@ def test_one_call_is_the_calls_over_its_pieces(problem: Problem, dtype: str, cut
     y, final = layer(problem.x, problem.state)
     edges = [0, *sorted(cut for cut in cuts if cut < problem.case.time), problem.case.time]
     state, outputs = problem.state, []
-    for begin, end in zip(edges[:-1], edges[1:], strict=True):
+    for begin, end in itertools.pairwise(edges):
         out, state = layer(problem.x[:, begin:end], state)
         outputs.append(out)
     assert_same_bits(np.concatenate(outputs, axis=1), y)
@@ -217,6 +219,14 @@ def test_layouts_and_types_give_the_numbers_of_the_contiguous_copy(layout: str, 
         assert_same_bits(got[name], want[name], name)
     for array, copy in zip(given_arrays, before, strict=True):
         np.testing.assert_array_equal(np.array(array), copy)
+
+
+def test_kernels_get_aligned_memory() -> None:
+    """A view one byte off is copied: C may not load a float from an odd address."""
+    layer = cases.build_layer(Case("aligned", input_size=4, hidden_size=3), "float64")
+    x = misaligned(np.ones((2, 3, 4)))
+    assert as_real_array(x, layer.dtype, "x").flags.aligned
+    np.testing.assert_array_equal(layer(x)[0], layer(np.ones((2, 3, 4)))[0])
 
 
 def test_zero_stride_and_memory_mapped_inputs(tmp_path: Path) -> None:
