@@ -83,7 +83,7 @@ def lower_bound(case: Case, steps: int, machine: dict[str, Any], ceiling: dict[s
     seconds_reading = 0.0
     for layer in range(case.num_layers):
         recurrent, from_input = (
-            16 * case.hidden_size * n for n in (case.hidden_size, case.layer_input(layer))
+            4 * case.gates * case.hidden_size * n for n in (case.hidden_size, case.layer_input(layer))
         )
         kept = recurrent + (from_input if case.time == 1 else 0)
         bandwidth = ceiling["read_gb_s"][_level(kept / ceiling["threads"], machine["caches"])] * 1e9

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
 from fastlstm import _core
 from fastlstm.benchmark import describe_machine, machine_record, write_json
 from fastlstm.datasets import load_japanese_vowels

@@ -29,7 +29,8 @@ _KINDS = {
 
 def describe_case(record: dict[str, Any]) -> str:
     """A result record's case in words."""
-    parts = [_KINDS[record["kind"]]]
+    kind = _KINDS[record["kind"]]
+    parts = [kind if record.get("cell", "lstm") == "lstm" else f"{record['cell'].upper()} {kind}"]
     parts += ["two layers" if record["num_layers"] == 2 else f"{record['num_layers']} layers"]
     parts = parts if record["num_layers"] > 1 else parts[:1]
     parts += [name for name in ("bidirectional", "ragged") if record[name]]

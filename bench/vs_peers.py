@@ -19,6 +19,8 @@ from typing import Any
 
 import ceilings
 import numpy as np
+from peers import load_peers
+
 from fastlstm.benchmark import (
     Case,
     Contender,
@@ -36,7 +38,6 @@ from fastlstm.benchmark import (
     timing_options,
     write_json,
 )
-from peers import load_peers
 
 TOLERANCE = 1e-4
 RESULTS = Path(__file__).with_name("results")

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from fastlstm.benchmark import Contender, Problem
 from onnx import TensorProto, helper, numpy_helper
 
+from fastlstm.benchmark import Contender, Problem
+
 NAME = "onnxruntime"
-_GATES = (0, 3, 1, 2)  # i, f, g, o -> i, o, f, c
+_GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}  # i, f, g, o -> i, o, f, c and r, z, n -> z, r, h
+_STATES = {"lstm": "hc", "gru": "h"}
 
 
 def version() -> str:
@@ -35,16 +37,19 @@ def contenders(problem: Problem, threads: int) -> list[Contender]:
 # -------------------------------------------------------------------------------------- the model
 
 
-def _gate_order(array: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.split(array, 4)[gate] for gate in _GATES])
+def _gate_order(array: np.ndarray, cell: str) -> np.ndarray:
+    gates = _GATES[cell]
+    return np.concatenate([np.split(array, len(gates))[gate] for gate in gates])
 
 
 def _layer_weights(problem: Problem, layer: int) -> list[np.ndarray]:
-    """W (directions, 4H, I), R (directions, 4H, H), B (directions, 8H)."""
+    """W (directions, gates * H, I), R (directions, gates * H, H), B (directions, 2 * gates * H)."""
     suffixes = [f"_l{layer}{side}" for side in ("", "_reverse")[: problem.case.directions]]
 
     def stack(part: str) -> np.ndarray:
-        return np.stack([_gate_order(problem.weights[part + suffix]) for suffix in suffixes])
+        return np.stack(
+            [_gate_order(problem.weights[part + suffix], problem.case.cell) for suffix in suffixes]
+        )
 
     return [
         stack("weight_ih"),
@@ -75,10 +80,12 @@ def _add_layer(graph: _Graph, problem: Problem, layer: int, x: str, initial: lis
     lengths = "lengths" if case.ragged else ""
     arrays = zip("WRB", _layer_weights(problem, layer), strict=True)
     weights = [graph.constant(f"{key}{layer}", array) for key, array in arrays]
-    outputs = [f"y{layer}", f"h{layer}", f"c{layer}"]
+    outputs = [f"{name}{layer}" for name in ("y", *_STATES[case.cell])]
     direction = "bidirectional" if case.bidirectional else "forward"
     inputs = [x, *weights, lengths, *initial]
-    graph.node("LSTM", inputs, outputs, hidden_size=case.hidden_size, direction=direction)
+    options = {"linear_before_reset": 1} if case.cell == "gru" else {}
+    options |= {"hidden_size": case.hidden_size, "direction": direction}
+    graph.node(case.cell.upper(), inputs, outputs, **options)
     turned = graph.node("Transpose", [outputs[0]], [f"turned{layer}"], perm=[0, 2, 1, 3])
     shape = np.array([case.time, case.batch, case.directions * case.hidden_size])
     flat = [turned, graph.constant(f"shape{layer}", shape)]
@@ -97,10 +104,10 @@ def _model(problem: Problem) -> bytes:
     for layer in range(case.num_layers):
         last = _add_layer(graph, problem, layer, last, initial)
     graph.node("Identity", [last], ["y"])
-    for state in "hc":
+    for state in _STATES[case.cell]:
         graph.node("Concat", [f"{state}{layer}" for layer in range(case.num_layers)], [state], axis=0)
     outputs = [_value("y", [case.time, case.batch, case.directions * case.hidden_size])]
-    outputs += [_value("h", state_shape), _value("c", state_shape)]
+    outputs += [_value(state, state_shape) for state in _STATES[case.cell]]
     proto = helper.make_graph(graph.nodes, "lstm", inputs, outputs, graph.constants)
     model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
@@ -153,7 +160,7 @@ def _inference(session: ort.InferenceSession, problem: Problem, threads: int) ->
     def outputs() -> dict[str, np.ndarray]:
         run()
         y = values["y"].numpy().swapaxes(0, 1) * problem.mask[..., None]
-        return {"y": y, "h": values["h"].numpy(), "c": values["c"].numpy()}
+        return {"y": y} | {name: values[name].numpy() for name in _STATES[problem.case.cell]}
 
     return Contender(NAME, threads, run, outputs=outputs)
 

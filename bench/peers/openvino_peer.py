@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import openvino as ov
-from fastlstm.benchmark import Contender, Problem
 from openvino import opset13 as ops
+
+from fastlstm.benchmark import Contender, Problem
 
 NAME = "openvino"
 _GATES = (1, 0, 2, 3)  # i, f, g, o -> f, i, c, o
@@ -23,6 +24,8 @@ def version() -> str:
 
 def contenders(problem: Problem, threads: int) -> list[Contender]:
     case = problem.case
+    if case.cell != "lstm":
+        return []
     if case.kind == "step" and case.num_layers == 1 and not case.bidirectional:
         return [_step(problem, threads)]
     if case.kind == "infer":

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastlstm.benchmark import FIT_EPOCHS, Contender, Problem
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from fastlstm.benchmark import FIT_EPOCHS, Contender, Problem
 
 NAME = "torch"
 
@@ -40,9 +41,10 @@ def contenders(problem: Problem, threads: int) -> list[Contender]:
     return ragged
 
 
-def _module(problem: Problem) -> nn.LSTM:
+def _module(problem: Problem) -> nn.RNNBase:
     case = problem.case
-    module = nn.LSTM(case.input_size, case.hidden_size, case.num_layers, bidirectional=case.bidirectional)
+    kind = nn.GRU if case.cell == "gru" else nn.LSTM
+    module = kind(case.input_size, case.hidden_size, case.num_layers, bidirectional=case.bidirectional)
     module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in problem.weights.items()})
     return module
 
@@ -66,12 +68,13 @@ def _inference(problem: Problem, threads: int, name: str, x: torch.Tensor | Pack
     run = _without_gradient(lambda: module(x))
 
     def outputs() -> dict[str, np.ndarray]:
-        y, (h, c) = run()
+        y, state = run()
+        state = state if isinstance(state, tuple) else (state,)
         if isinstance(y, PackedSequence):
             y, _ = pad_packed_sequence(y, total_length=problem.case.time)
         result = {"y": y.numpy().swapaxes(0, 1) * problem.mask[..., None]}
         if name != "torch padded":  # whose final state is that of the padding
-            result |= {"h": h.numpy(), "c": c.numpy()}
+            result |= {name: array.numpy() for name, array in zip("hc", state, strict=False)}
         return result
 
     return Contender(name, threads, run, torch.set_num_threads, outputs)

@@ -26,7 +26,10 @@ _EXPORTS = {
 _SUBMODULES = frozenset(
     (
         "callbacks",
+        "classics",
         "datasets",
+        "diagnostics",
+        "decoding",
         "estimators",
         "layers",
         "losses",

@@ -39,6 +39,7 @@ class Case:
     bidirectional : bool
     ragged : bool
         Lengths uniform in [time / 4, time] instead of all equal to `time`.
+    cell : {"lstm", "gru"}
     rows : int
         Only for "fit": sequences in the training set (`batch` is the size of a minibatch).
     quick : bool
@@ -55,13 +56,15 @@ class Case:
     bidirectional: bool = False
     ragged: bool = False
     rows: int = 0
+    cell: str = "lstm"
     quick: bool = False
     targets: tuple[Target, ...] = ()
 
     @property
     def name(self) -> str:
         """kind-TIMExBATCHxINPUTxHIDDEN and what else differs from the plain layer."""
-        parts = [self.kind, f"{self.time}x{self.batch}x{self.input_size}x{self.hidden_size}"]
+        kind = self.kind if self.cell == "lstm" else f"{self.cell}-{self.kind}"
+        parts = [kind, f"{self.time}x{self.batch}x{self.input_size}x{self.hidden_size}"]
         parts += [f"{self.num_layers}layers"] if self.num_layers > 1 else []
         parts += ["bidirectional"] if self.bidirectional else []
         parts += ["ragged"] if self.ragged else []
@@ -71,10 +74,15 @@ class Case:
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
 
+    @property
+    def gates(self) -> int:
+        """Blocks of hidden_size rows in a weight matrix."""
+        return 3 if self.cell == "gru" else 4
+
     def parameter_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
         """Names (PyTorch's) and shapes of the layer's weights, in PyTorch's order."""
         shapes: list[tuple[str, tuple[int, ...]]] = []
-        rows = 4 * self.hidden_size
+        rows = self.gates * self.hidden_size
         for layer, suffix in itertools.product(range(self.num_layers), ("", "_reverse")[: self.directions]):
             width = self.layer_input(layer)
             shapes += [(f"weight_ih_l{layer}{suffix}", (rows, width))]
@@ -94,7 +102,7 @@ class Case:
             total += from_input + recurrent
             if self.kind in ("train", "fit"):  # weights, hidden state, layer below
                 total += from_input + 2 * recurrent + (from_input if layer else 0)
-        return 2.0 * 4 * self.hidden_size * self.directions * steps * total
+        return 2.0 * self.gates * self.hidden_size * self.directions * steps * total
 
 
 def _pair(amx: float, avx512: float | None = None) -> tuple[Target, ...]:
@@ -116,11 +124,13 @@ CASES: tuple[Case, ...] = (
     Case("infer", 50, 64, 512, 1024, targets=_pair(1.8, 1.1)),
     Case("infer", 100, 32, 64, 128, ragged=True),
     Case("infer", 100, 32, 64, 128, num_layers=2, bidirectional=True),
+    Case("infer", 100, 32, 64, 128, cell="gru", targets=_pair(3, 1.8)),
     Case("train", 100, 32, 16, 32, quick=True),
     Case("train", 100, 32, 64, 128, quick=True, targets=_pair(2.5, 1.3)),
     Case("train", 100, 128, 64, 256, targets=_pair(3, 1.3)),
     Case("train", 50, 64, 512, 1024, targets=_pair(2, 1.3)),
     Case("train", 28, 64, 28, 128),
+    Case("train", 100, 32, 64, 128, cell="gru", targets=_pair(4, 2)),
     Case("train", 100, 32, 64, 128, num_layers=2, bidirectional=True, targets=_pair(4, 2.5)),
     Case("train", 100, 32, 64, 128, ragged=True),
     Case(

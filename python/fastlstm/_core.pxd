@@ -116,6 +116,25 @@ cdef extern from "fastlstm.h" nogil:
     int FL_SIGMOID, FL_TANH
     fl_status fl_activate(int32_t dtype, int32_t activation, const void *x, void *y, int64_t count)
 
+    ctypedef struct fl_ctc:
+        int32_t dtype
+        int32_t logits
+        int64_t n
+        int64_t steps
+        int64_t classes
+        int64_t blank
+        const void *x
+        const int64_t *length
+        const int64_t *targets
+        int64_t target_total
+        const int64_t *target_start
+        const int64_t *target_length
+        double *loss
+        void *gradient
+        int32_t n_threads
+
+    fl_status fl_ctc_loss(const fl_ctc *call)
+
     ctypedef struct fl_optimizer_step:
         int32_t dtype
         int32_t rule

@@ -437,6 +437,38 @@ def sum_squares(x):
     return total
 
 
+def ctc_loss(str dtype, Py_ssize_t n, Py_ssize_t steps, Py_ssize_t classes, x, length, targets, target_start,
+             target_length, int64_t blank, bint logits, loss, gradient, int32_t n_threads=0):
+    """loss (n) float64 = and gradient = of x, both (n, steps, classes); see fl_ctc in fastlstm.h."""
+    cdef Py_ssize_t size = size_of(dtype)
+    cdef Buffer xs = hold(x, n * steps * classes, size, False, "x")
+    cdef Buffer lengths = hold(length, n, 8, False, "length"), labels = hold(targets, -1, 8, False, "targets")
+    cdef Buffer starts = hold(target_start, n, 8, False, "target_start")
+    cdef Buffer counts = hold(target_length, n, 8, False, "target_length")
+    cdef Buffer losses = hold(loss, n, 8, True, "loss")
+    cdef Buffer gradients = hold(gradient, n * steps * classes, size, True, "gradient")
+    cdef fl_ctc call
+    cdef fl_status status
+    call.dtype = code_of(size)
+    call.logits = logits
+    call.n = n
+    call.steps = steps
+    call.classes = classes
+    call.blank = blank
+    call.x = xs.data
+    call.length = <const int64_t *> lengths.data
+    call.targets = <const int64_t *> labels.data
+    call.target_total = rows_of(labels, 1, 8)
+    call.target_start = <const int64_t *> starts.data
+    call.target_length = <const int64_t *> counts.data
+    call.loss = <double *> losses.data
+    call.gradient = gradients.data
+    call.n_threads = n_threads
+    with nogil:
+        status = fl_ctc_loss(&call)
+    check(status)
+
+
 def optimizer_step(str kind, params, grads, slots, dict hyper):
     """One in-place optimiser step over flat arrays of equal length and dtype.
 

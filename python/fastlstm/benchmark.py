@@ -183,7 +183,8 @@ def _our_layer(problem: Problem) -> Any:
     from fastlstm.layers import LSTM
 
     case = problem.case
-    layer = LSTM(case.input_size, case.hidden_size, case.num_layers, bidirectional=case.bidirectional)
+    shape = (case.input_size, case.hidden_size, case.num_layers)
+    layer = LSTM(*shape, cell=case.cell, bidirectional=case.bidirectional)
     layer.load_parameters(problem.weights)
     return layer
 
@@ -198,6 +199,7 @@ def _our_step(problem: Problem, threads: int) -> Contender:
     """One step of the layer's stream, called from Python."""
     from fastlstm.streaming import LayerStream
 
+    _set_our_threads(threads)  # a stream keeps the number it was made under
     stream, x = LayerStream(_our_layer(problem), problem.case.batch), problem.x[:, 0].copy()
 
     def outputs() -> dict[str, np.ndarray]:
@@ -214,8 +216,8 @@ def _our_inference(problem: Problem, threads: int) -> Contender:
     lengths = problem.lengths if problem.case.ragged else None
 
     def outputs() -> dict[str, np.ndarray]:
-        y, (h, c) = layer(x, lengths=lengths)
-        return {"y": y * problem.mask[..., None], "h": h, "c": c}
+        y, state = layer(x, lengths=lengths)
+        return {"y": y * problem.mask[..., None]} | dict(zip("hc", state, strict=False))
 
     return Contender("fastlstm", threads, lambda: layer(x, lengths=lengths), _set_our_threads, outputs)
 

@@ -5,7 +5,8 @@ same arithmetic that also knows its targets (:class:`Loss`); :func:`get_loss` fi
 
 The loss of a minibatch is the weighted mean over its rows of the mean over the outputs of a row, so a row of
 weight 0 counts exactly as if it were absent and multiplying all weights by a constant changes nothing. Arrays
-keep the dtype of `outputs`; the scalar is accumulated in float64.
+keep the dtype of `outputs`; the scalar is accumulated in float64. :func:`ctc_loss` stands apart: its losses
+are those of whole sequences, one by one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastlstm._ctc import ctc_loss
 
 Array = NDArray[Any]
 
@@ -29,6 +32,7 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "SquaredError",
     "absolute_loss",
+    "ctc_loss",
     "gaussian_nll",
     "get_loss",
     "huber_loss",

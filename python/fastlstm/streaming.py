@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from fastlstm.network import SequenceNetwork
 
 _MAGIC = b"FLSTREAM"
-_HEADER = struct.Struct("<8sIIqqqqq")  # magic, version, bytes of an element, layers, streams, units, states, extra
+_HEADER = struct.Struct(
+    "<8sIIqqqqq"
+)  # magic, version, bytes of an element, layers, streams, units, states, extra
 
 
 class LayerStream:
@@ -44,7 +46,9 @@ class LayerStream:
 
     def __init__(self, layer: LSTM, n_streams: int = 1) -> None:
         if layer.bidirectional:
-            raise ValueError("a bidirectional layer needs the whole sequence; streaming needs bidirectional=False")
+            raise ValueError(
+                "a bidirectional layer needs the whole sequence; streaming needs bidirectional=False"
+            )
         if isinstance(n_streams, bool) or not isinstance(n_streams, (int, np.integer)) or n_streams < 1:
             raise ValueError(f"n_streams must be an integer of at least 1, got {n_streams!r}")
         self.layer = layer

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fastlstm import _benchmark_cases, _core, benchmark
 from fastlstm.benchmark import CASES, Case, Contender, Target, make_problem, select_cases
 from fastlstm.layers import LSTM

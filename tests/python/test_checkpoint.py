@@ -9,13 +9,14 @@ import sys
 
 import numpy as np
 import pytest
+from training_cases import accuracy, make_data, make_network, make_trainer
+
 from fastlstm.callbacks import Callback
 from fastlstm.optimizers import SGD, Nadam
 from fastlstm.schedules import OnPlateau, WarmUp
 from fastlstm.serialization import ModelFormatError, read_safetensors
 from fastlstm.trainer import Checkpoint, TrainingDivergedWarning, TrainingInterruptedWarning
 from fastlstm.trainer.checkpoint import fingerprint
-from training_cases import accuracy, make_data, make_network, make_trainer
 
 LOSS = "softmax_cross_entropy"
 

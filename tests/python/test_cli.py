@@ -7,9 +7,10 @@ import sys
 import warnings
 from pathlib import Path
 
-import fastlstm
 import numpy as np
 import pytest
+
+import fastlstm
 from fastlstm import _commands, cli
 from fastlstm.cli import main
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from fastlstm.datasets import load_japanese_vowels, load_sequences, load_ts
 
 # --------------------------------------------------------------------------------------- Japanese Vowels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fastlstm.decision import KINDS, Decision, labels, log_probabilities, probabilities
 
 RAW = np.array([[-1000.0, 0.0, 1000.0], [0.1, 0.2, -0.3], [3.0, 3.0, 3.0]], dtype=np.float32)

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import fastlstm
 import numpy as np
 import pytest
 from subprocesses import output_of
+
+import fastlstm
 
 ROOT = Path(__file__).resolve().parents[2]
 C_SOURCES = ROOT / "src" / "lstm_c"
@@ -31,6 +32,7 @@ PYTHON_RANK = {
     "_version": 0,
     "_metadata": 0,
     "_core": 1,
+    "_ctc": 2,
     "config": 2,
     "sequences": 2,
     "losses": 2,
@@ -39,6 +41,7 @@ PYTHON_RANK = {
     "serialization": 2,
     "callbacks": 2,
     "decision": 3,
+    "decoding": 3,
     "layers": 3,
     "network": 4,
     "trainer": 5,

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from fastlstm import losses
 from fastlstm.losses import get_loss
 

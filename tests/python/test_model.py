@@ -6,6 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fastlstm import LSTMClassifier, LSTMRegressor, Model, ModelFormatError, load
 from fastlstm.decision import Decision
 from fastlstm.layers import LSTM
@@ -13,8 +16,6 @@ from fastlstm.model import Normalization
 from fastlstm.network import SequenceNetwork
 from fastlstm.sequences import as_sequences
 from fastlstm.serialization import read_safetensors, write_safetensors
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 RNG = np.random.default_rng(7)
 X = [RNG.normal(5.0, 3.0, size=(length, 3)) for length in (4, 1, 6, 3, 5, 2)]

@@ -8,6 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
+
 from fastlstm import as_sequences
 from fastlstm import network as network_module
 from fastlstm.layers import LSTM, RNN

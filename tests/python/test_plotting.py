@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from fastlstm.plotting import TrainingCurveDisplay, save_report
 
 FITTED = SimpleNamespace(loss_curve_=[2.0, 1.0, 0.5], validation_scores_=[0.1, 0.4, 0.3])

@@ -6,10 +6,11 @@ import pickle
 
 import numpy as np
 import pytest
-from fastlstm import Sequences, as_sequences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
+from fastlstm import Sequences, as_sequences
 
 
 def ragged(seed=0, n=5, n_features=3, longest=7):

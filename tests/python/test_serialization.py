@@ -7,6 +7,9 @@ import struct
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fastlstm import serialization
 from fastlstm._metadata import decode_json, encode_json
 from fastlstm.serialization import (
@@ -16,8 +19,6 @@ from fastlstm.serialization import (
     to_bytes,
     write_safetensors,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 TENSORS = {
     "weight": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -6,12 +6,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import cases
-import fastlstm
 import numpy as np
 import pytest
 from cases import Case, make_problem
-from fastlstm import _core
 from subprocesses import output_of, run_python
+
+import fastlstm
+from fastlstm import _core
 
 HAS_OPENMP = _core.cpu_info()["openmp"]
 SHARED = (

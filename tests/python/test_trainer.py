@@ -10,6 +10,8 @@ import warnings
 
 import numpy as np
 import pytest
+from training_cases import accuracy, make_data, make_network, make_trainer, train
+
 from fastlstm import _core, as_sequences
 from fastlstm.callbacks import Callback, PrintLog, ScikitLearnCallbacks, collect_hooks, format_seconds
 from fastlstm.losses import get_loss
@@ -19,7 +21,6 @@ from fastlstm.trainer import TrainingDivergedWarning, TrainingInterruptedWarning
 from fastlstm.trainer.batching import Batches, check_weights
 from fastlstm.trainer.history import History
 from fastlstm.trainer.state import draw_seed
-from training_cases import accuracy, make_data, make_network, make_trainer, train
 
 LOSS = "softmax_cross_entropy"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from fastlstm import as_sequences
 from fastlstm.layers import LSTM
 from fastlstm.network import SequenceNetwork

@@ -40,7 +40,7 @@ from fastlstm.estimators._params import (
     check_parameters,
 )
 from fastlstm.layers import LSTM
-from fastlstm.layers.recurrent import _CELLS
+from fastlstm.layers.recurrent import CELLS
 from fastlstm.losses import Loss
 from fastlstm.network import POOLINGS, SequenceNetwork
 from fastlstm.optimizers import Optimizer, get_optimizer
@@ -69,7 +69,7 @@ _SHARE = Number(0.0, 1.0)
 RULES: dict[str, tuple[Rule, ...]] = {
     "hidden_size": (_COUNT,),
     "num_layers": (_COUNT,),
-    "cell": (Choice(("lstm", *(cell for cell in _CELLS if cell != "lstm"))),),
+    "cell": (Choice(("lstm", *(cell for cell in CELLS if cell != "lstm"))),),
     "bidirectional": (Boolean(),),
     "dropout": (_SHARE,),
     "recurrent_dropout": (_SHARE,),

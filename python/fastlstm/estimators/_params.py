@@ -97,7 +97,6 @@ class Nothing:
         return "None"
 
 
-@dataclass(frozen=True)
 def check_parameters(
     owner: str, parameters: Mapping[str, Any], rules: Mapping[str, tuple[Rule, ...]]
 ) -> None:

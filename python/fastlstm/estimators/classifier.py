@@ -38,8 +38,8 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
     num_layers : int, default=1
         Number of stacked layers.
     cell : str, default="lstm"
-        Recurrent cell, one of those of :class:`fastlstm.layers.LSTM`: ``"lstm"`` (with forget gate, Gers et al.
-        2000), ``"peephole"``, ``"gru"``, ``"rnn"``, ...
+        Recurrent cell, one of those of :class:`fastlstm.layers.LSTM`: ``"lstm"`` (with forget gate,
+        Gers et al. 2000), ``"peephole"``, ``"gru"``, ``"rnn"``, ...
     bidirectional : bool, default=False
         Whether a second network reads each sequence from its end (Graves & Schmidhuber 2005).
     dropout : float, default=0.0

@@ -1,7 +1,7 @@
 """Trainable layers on the C kernels.
 
-A layer keeps its parameters in one flat array with read-only views under PyTorch's names, so that an optimiser makes one
-pass over all of them and weights compare with PyTorch's directly.
+A layer keeps its parameters in one flat array with read-only views under PyTorch's names, so that an
+optimiser makes one pass over all of them and weights compare with PyTorch's directly.
 """
 
 from fastlstm.layers.attention import Attention

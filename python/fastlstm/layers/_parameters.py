@@ -44,6 +44,21 @@ def as_fraction(value: Any, name: str) -> float:
     return float(value)
 
 
+def as_lengths(lengths: Any, n: int, steps: int) -> np.ndarray:
+    """Real steps of each of `n` sequences, int64: 1 to `steps`, or all of them for None."""
+    if lengths is None:
+        return np.full(n, steps, np.int64)
+    found = np.asarray(lengths)
+    if found.dtype.kind not in "iu":
+        raise TypeError(f"lengths must be integers, got dtype {found.dtype}")
+    if found.shape != (n,):
+        raise ValueError(f"lengths has shape {found.shape}; expected ({n},), one length per sequence")
+    bad = np.flatnonzero((found < 1) | (found > steps))
+    if bad.size:
+        raise ValueError(f"lengths[{bad[0]}] is {found[bad[0]]}; expected 1 to {steps}")
+    return np.ascontiguousarray(found, np.int64)
+
+
 def as_real_array(x: Any, dtype: np.dtype, name: str) -> np.ndarray:
     """C-contiguous, aligned array of `dtype` from any real numeric array.
 

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from fastlstm import _core
-from fastlstm.layers._parameters import Parameterized, as_dtype, as_generator, as_real_array, as_size
+from fastlstm.layers._parameters import (
+    Parameterized,
+    as_dtype,
+    as_generator,
+    as_lengths,
+    as_real_array,
+    as_size,
+)
 
 _KINDS = ("additive", "scaled_dot")
 
@@ -44,14 +51,14 @@ class AttentionTape:
 class Attention(Parameterized):
     """Summarise each sequence by a mean of its steps whose weights depend on the steps and on a query.
 
-    For a query q and steps x_1 ... x_T the result is ``sum_t a_t x_t`` with ``a = softmax(score)`` over the real
-    steps, and ::
+    For a query q and steps x_1 ... x_T the result is ``sum_t a_t x_t`` with ``a = softmax(score)`` over the
+    real steps, and ::
 
         additive     score_t = v . tanh(W_k x_t + b_k + W_q q)
         scaled_dot   score_t = (W_k x_t) . (W_q q) / sqrt(attention_size)
 
-    Without queries from outside (`query_size` None) one learned query serves all sequences, and the layer is a
-    pooling over time.
+    Without queries from outside (`query_size` None) one learned query serves all sequences, and the layer is
+    a pooling over time.
 
     Parameters
     ----------
@@ -71,8 +78,8 @@ class Attention(Parameterized):
     ----------
     parameters : dict of str to ndarray
         ``weight_k`` (attention, input); ``bias_k`` (attention,) and ``score`` (attention,), the v above, if
-        additive; ``weight_q`` (attention, query), or for a learned query of "scaled_dot" ``query`` (attention,).
-        (A learned query of "additive" would only add to ``bias_k``.)
+        additive; ``weight_q`` (attention, query), or for a learned query of "scaled_dot" ``query``
+        (attention,). A learned query of "additive" would only add to ``bias_k``, so there is none.
 
     Notes
     -----
@@ -80,9 +87,10 @@ class Attention(Parameterized):
 
     References
     ----------
-    D. Bahdanau, K. Cho and Y. Bengio, "Neural machine translation by jointly learning to align and translate",
-    ICLR 2015 (additive); A. Vaswani et al., "Attention is all you need", NeurIPS 2017 (scaled dot); Z. Yang et
-    al., "Hierarchical attention networks for document classification", NAACL 2016 (learned query).
+    D. Bahdanau, K. Cho and Y. Bengio, "Neural machine translation by jointly learning to align and
+    translate", ICLR 2015 (additive); A. Vaswani et al., "Attention is all you need", NeurIPS 2017 (scaled
+    dot); Z. Yang et al., "Hierarchical attention networks for document classification", NAACL 2016 (learned
+    query).
 
     Examples
     --------
@@ -240,7 +248,7 @@ class Attention(Parameterized):
     def _scores_backward(
         self, tape: AttentionTape, b: int, span: slice, dscores: np.ndarray, grads: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Gradients of the keys (length, attention_size) and queries (queries, attention_size) of sequence b."""
+        """Gradients of keys (length, attention_size) and queries (queries, attention_size) of sequence b."""
         keys, query = tape.keys[span], tape.projected[b]
         if self.kind == "scaled_dot":
             dscores = dscores * self._scale
@@ -305,7 +313,7 @@ class Attention(Parameterized):
         if x.ndim != 3 or x.shape[2] != self.input_size or x.size == 0:
             raise ValueError(f"x has shape {x.shape}; expected (batch, time, {self.input_size}), not empty")
         tape.shape = x.shape
-        tape.lengths = _check_lengths(lengths, *x.shape[:2])
+        tape.lengths = as_lengths(lengths, *x.shape[:2])
         tape.rows = as_real_array(x[_mask(tape.lengths, x.shape[1])], self.dtype, "x")
         tape.keys = self._product(tape.rows, "weight_k", "bias_k")
         query = self._check_query(query, len(x))
@@ -361,17 +369,3 @@ def _spans(lengths: np.ndarray) -> list[slice]:
 def _mask(lengths: np.ndarray, time: int) -> np.ndarray:
     """Whether a step is real, (batch, time)."""
     return np.arange(time) < lengths[:, None]
-
-
-def _check_lengths(lengths: Any, batch: int, time: int) -> np.ndarray:
-    if lengths is None:
-        return np.full(batch, time, np.int64)
-    found = np.asarray(lengths)
-    if found.dtype.kind not in "iu":
-        raise TypeError(f"lengths must be integers, got dtype {found.dtype}")
-    if found.shape != (batch,):
-        raise ValueError(f"lengths has shape {found.shape}; expected ({batch},), one length per sequence")
-    bad = np.flatnonzero((found < 1) | (found > time))
-    if bad.size:
-        raise ValueError(f"lengths[{bad[0]}] is {found[bad[0]]}; expected 1 to {time}")
-    return found.astype(np.int64)

@@ -64,9 +64,7 @@ class Dense(Parameterized):
         x = self._check(x, self.in_features, "x")
         y = np.empty((len(x), self.out_features), self.dtype)
         weight, bias = self._split(self._flat)
-        _core.dense_forward(
-            self._dtype_name, len(x), self.in_features, self.out_features, x, weight, bias, y
-        )
+        _core.dense_forward(self._dtype_name, len(x), self.in_features, self.out_features, x, weight, bias, y)
         return y
 
     __call__ = forward

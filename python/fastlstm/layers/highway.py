@@ -24,7 +24,7 @@ class StackTape:
 
 
 class _Stack(Parameterized):
-    """Base: `num_layers` equal layers of width `size`, each with the dense transforms named in `_transforms`."""
+    """Base: `num_layers` equal layers of width `size`, each with the dense transforms in `_transforms`."""
 
     _transforms: tuple[str, ...]
 
@@ -157,8 +157,8 @@ class Highway(_Stack):
     """Highway layers: each unit decides how much of its input it transforms and how much it carries on.
 
     ``y = H(x) * T(x) + x * (1 - T(x))`` with ``H(x) = activation(W_h x + b_h)`` and the transform gate
-    ``T(x) = sigmoid(W_t x + b_t)``. With a negative `transform_bias` the layers carry at first, so that gradients
-    reach the first of 50 or 100 layers undiminished.
+    ``T(x) = sigmoid(W_t x + b_t)``. With a negative `transform_bias` the layers carry at first, so that
+    gradients reach the first of 50 or 100 layers.
 
     Parameters
     ----------
@@ -176,11 +176,13 @@ class Highway(_Stack):
     Attributes
     ----------
     parameters : dict of str to ndarray
-        ``weight_h_l0`` (size, size), ``bias_h_l0`` (size,), ``weight_t_l0``, ``bias_t_l0``, ``weight_h_l1``, ...
+        ``weight_h_l0`` (size, size), ``bias_h_l0`` (size,), ``weight_t_l0``, ``bias_t_l0``,
+        ``weight_h_l1``, ...
 
     References
     ----------
-    R. Srivastava, K. Greff and J. Schmidhuber, "Training very deep networks", NeurIPS 2015 (arXiv 1507.06228).
+    R. Srivastava, K. Greff and J. Schmidhuber, "Training very deep networks", NeurIPS 2015 (arXiv
+    1507.06228).
 
     Examples
     --------

@@ -1,7 +1,8 @@
 """Initial values of recurrent layers other than the default: orthogonal matrices and biases for long memory.
 
-Each function changes some parameters of a layer in place, in every layer of the stack and both directions, and
-leaves the others as they are; call it before training. Layers start out from PyTorch's uniform distribution.
+Each function changes some parameters of a layer in place, in every layer of the stack and both directions,
+and leaves the others as they are; call it before training. Layers start out from PyTorch's uniform
+distribution.
 """
 
 from __future__ import annotations
@@ -15,21 +16,8 @@ from fastlstm.layers._parameters import as_generator
 
 __all__ = ["chrono", "forget_bias", "gate_names", "orthogonal"]
 
-_GATES = {
-    "lstm": "ifgo",
-    "peephole": "ifgo",
-    "peephole_article": "ifgo",
-    "niaf": "ifgo",
-    "noaf": "ifgo",
-    "cifg": "fgo",
-    "nig": "fgo",
-    "nfg": "igo",
-    "nog": "ifg",
-    "gru": "rzn",
-    "rnn": "h",
-    "rnn_relu": "h",
-}
-_RECURRENT_GATES = {"peephole_article": "ifo"}  # where weight_hh has other rows than weight_ih
+# Cells with a matrix whose row blocks are not the cell's gates one by one: (weight_ih, weight_hh).
+_BLOCKS = {"gru": ("rzn", "rzn"), "peephole_article": ("ifgo", "ifo")}
 _KEEPING = {"gru": "z"}  # the gate that multiplies the old state; "f" elsewhere
 _TIED = ("cifg", "gru")  # the writing gate is 1 - the keeping gate, so its bias is the negative already
 
@@ -48,23 +36,16 @@ def gate_names(layer: Any, recurrent: bool = False) -> tuple[str, ...]:
     -------
     tuple of str
         For example ``("i", "f", "g", "o")``; a simple recurrent layer has one block, ``("h",)``.
-
-    Raises
-    ------
-    ValueError
-        If the order of the cell's gates is not known here.
     """
     cell = layer.cell.removesuffix("_identity")
-    if cell not in _GATES:
-        raise ValueError(f"the gates of the cell {layer.cell!r} are not known; known are {', '.join(_GATES)}")
-    return tuple(_RECURRENT_GATES.get(cell, _GATES[cell]) if recurrent else _GATES[cell])
+    return tuple(_BLOCKS[cell][recurrent] if cell in _BLOCKS else layer.packed_core().slot_names)
 
 
 def orthogonal(layer: Any, gain: float = 1.0, *, random_state: Any = None) -> None:
     """Fill each gate's recurrent matrix with a random orthogonal matrix.
 
-    Repeated products of an orthogonal matrix neither shrink nor stretch a vector, so at the start the recurrent
-    product alone makes gradients neither vanish nor explode.
+    Repeated products with an orthogonal matrix neither shrink nor stretch a vector, so at the start the
+    recurrent product by itself lets gradients neither vanish nor explode.
 
     Parameters
     ----------
@@ -81,8 +62,9 @@ def orthogonal(layer: Any, gain: float = 1.0, *, random_state: Any = None) -> No
 
     References
     ----------
-    A. Saxe, J. McClelland and S. Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear
-    neural networks", ICLR 2014. The draw is uniform (Haar): F. Mezzadri, Notices of the AMS 54(5), 2007.
+    A. Saxe, J. McClelland and S. Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep
+    linear neural networks", ICLR 2014. The draw is uniform (Haar): F. Mezzadri, Notices of the AMS 54(5),
+    2007.
 
     Examples
     --------
@@ -148,9 +130,9 @@ def forget_bias(layer: Any, value: float = 1.0) -> None:
 def chrono(layer: Any, max_steps: float, *, random_state: Any = None) -> None:
     """Draw gate biases such that the units forget at rates spread over 1 to `max_steps` steps.
 
-    ``b_f = log(U(1, max_steps - 1))`` and ``b_i = -b_f``, one draw per unit: a unit with forget gate sigmoid(b_f)
-    remembers for about 1 + exp(b_f) steps. Where the writing gate is tied to the keeping gate ("cifg", and z in a
-    GRU), ``b_i = -b_f`` holds by itself.
+    ``b_f = log(U(1, max_steps - 1))`` and ``b_i = -b_f``, one draw per unit: a unit with forget gate
+    sigmoid(b_f) remembers for about 1 + exp(b_f) steps. Where the writing gate is tied to the keeping gate
+    ("cifg", and z in a GRU), ``b_i = -b_f`` holds by itself.
 
     Parameters
     ----------

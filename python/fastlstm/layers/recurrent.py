@@ -14,11 +14,12 @@ from fastlstm.layers._parameters import (
     as_dtype,
     as_fraction,
     as_generator,
+    as_lengths,
     as_real_array,
     as_size,
 )
 
-_CELLS = tuple(_core.cells())
+CELLS = tuple(_core.cells())
 _IDENTITY = {"lstm": "noaf", "peephole": "peephole_identity", "peephole_article": "peephole_article_identity"}
 
 
@@ -68,7 +69,7 @@ class LSTM(Parameterized):
           place of h, through full matrices; ``weight_hh`` (3*hidden, hidden) holds i, f, o
         - "cifg": input gate tied to the forget gate, i = 1 - f (gates f, g, o)
         - "nig", "nfg", "nog": no input, forget, output gate; "niaf", "noaf": no input, output activation
-          (Greff et al., arXiv 1503.04069)
+          (the ablations of Greff et al., arXiv 1503.04069, on the LSTM without peepholes)
         - "gru": gates r, z, n with the reset gate after the recurrent product (arXiv 1406.1078v1), as PyTorch's
         - "rnn", "rnn_relu": h = tanh(W x + U h_prev + b), or max(0, .) (Elman, Cognitive Science 14, 1990)
     bidirectional : bool, default=False
@@ -91,7 +92,8 @@ class LSTM(Parameterized):
     ----------
     parameters : dict of str to ndarray
         Read-only views under PyTorch's names: ``weight_ih_l0`` (gates*hidden, input), ``weight_hh_l0``
-        (gates*hidden, hidden), ``bias_ih_l0``, ``bias_hh_l0``, ..., ``_reverse`` for the second direction; gates i, f, g, o.
+        (gates*hidden, hidden), ``bias_ih_l0``, ``bias_hh_l0``, ..., ``_reverse`` for the second direction;
+        gates i, f, g, o.
     n_threads : int
         Threads a call may use; 0 (default) = the process default.
 
@@ -125,8 +127,8 @@ class LSTM(Parameterized):
         dtype: Any = "float32",
         random_state: Any = None,
     ) -> None:
-        if cell not in _CELLS:
-            raise ValueError(f"cell must be one of {', '.join(_CELLS)}; got {cell!r}")
+        if cell not in CELLS:
+            raise ValueError(f"cell must be one of {', '.join(CELLS)}; got {cell!r}")
         if cell_activation not in ("tanh", "identity"):
             raise ValueError(f"cell_activation must be 'tanh' or 'identity', got {cell_activation!r}")
         if cell_activation == "identity" and cell not in _IDENTITY:
@@ -272,10 +274,10 @@ class LSTM(Parameterized):
         Returns
         -------
         dict
-            ``"y"`` and ``"state"`` as from calling the layer; ``"c"`` for cells that have it, and ``"gates"``, a dict of
-            the activated gates by letter (i, f, g, o; r, z, n and u, the recurrent part of n, for a GRU; h for
-            a plain recurrent network); each (num_layers * directions, batch, time, hidden_size), zero after a
-            sequence's end.
+            ``"y"`` and ``"state"`` as from calling the layer; ``"c"`` for cells that have it, and ``"gates"``, a
+            dict of the activated gates by letter (i, f, g, o; r, z, n and u, the recurrent part of n, for a GRU;
+            h for a plain recurrent network); each (num_layers * directions, batch, time, hidden_size), zero
+            after a sequence's end.
         """
         y, final, tape = self.forward(x, state, lengths)
         names = self._core.slot_names
@@ -356,7 +358,7 @@ class LSTM(Parameterized):
             raise ValueError(
                 f"x has shape {x.shape}; expected at least one sequence and at least one time step"
             )
-        lengths = self._check_lengths(lengths, n, steps)
+        lengths = as_lengths(lengths, n, steps)
         starts = np.arange(n, dtype=np.int64) * steps
         y = np.zeros((n, steps, self.output_size), self.dtype)
         final = tuple(np.empty(self._state_shape(n), self.dtype) for _ in self.state_names)
@@ -378,20 +380,6 @@ class LSTM(Parameterized):
         )
         return y, final, tape
 
-    @staticmethod
-    def _check_lengths(lengths: Any, n: int, steps: int) -> np.ndarray:
-        if lengths is None:
-            return np.full(n, steps, np.int64)
-        found = np.asarray(lengths)
-        if found.dtype.kind not in "iu":
-            raise TypeError(f"lengths must be integers, got dtype {found.dtype}")
-        if found.shape != (n,):
-            raise ValueError(f"lengths has shape {found.shape}; expected ({n},), one length per sequence")
-        bad = np.flatnonzero((found < 1) | (found > steps))
-        if bad.size:
-            raise ValueError(f"lengths[{bad[0]}] is {found[bad[0]]}; expected 1 to {steps}")
-        return np.ascontiguousarray(found, np.int64)
-
     def _state_shape(self, n: int) -> tuple[int, int, int]:
         return (self.num_layers * self.directions, n, self.hidden_size)
 
@@ -402,7 +390,9 @@ class LSTM(Parameterized):
         if isinstance(state, np.ndarray):
             state = (state,)
         if not isinstance(state, (tuple, list)):
-            raise TypeError(f"{name} must be a tuple of arrays ({', '.join(names)}), got {type(state).__name__}")
+            raise TypeError(
+                f"{name} must be a tuple of arrays ({', '.join(names)}), got {type(state).__name__}"
+            )
         if len(state) != len(names):
             raise ValueError(f"{name} has {len(state)} arrays; expected {len(names)}: {', '.join(names)}")
         checked: list[np.ndarray | None] = []
@@ -491,7 +481,9 @@ class LSTM(Parameterized):
 
     def _check_version(self, tape: Tape) -> None:
         if tape.version != self._version:
-            raise ValueError("the parameters changed after the forward call that filled the tape; run it again")
+            raise ValueError(
+                "the parameters changed after the forward call that filled the tape; run it again"
+            )
 
     def _outputs(
         self, lengths: np.ndarray, want_y: bool
@@ -514,7 +506,13 @@ class RNN(LSTM):
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, *, nonlinearity: str = "tanh", **options: Any
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        nonlinearity: str = "tanh",
+        **options: Any,
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")

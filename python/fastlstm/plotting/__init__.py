@@ -1,6 +1,7 @@
-"""Pictures of training and of predictions; matplotlib is imported when something is drawn."""
+"""Pictures of training, of predictions and of gradients; matplotlib is imported when something is drawn."""
 
+from fastlstm.plotting._gradient_flow import GradientFlowDisplay
 from fastlstm.plotting._report import save_report
 from fastlstm.plotting._training_curve import TrainingCurveDisplay
 
-__all__ = ["TrainingCurveDisplay", "save_report"]
+__all__ = ["GradientFlowDisplay", "TrainingCurveDisplay", "save_report"]

@@ -1,6 +1,7 @@
 /* LSTM with coupled input and forget gate, i = 1 - f, gates f, g, o. Greff et al., arXiv
  * 1503.04069, 2015. */
 #define FL_CELL cifg
+#define FL_CELL_FUSED 1
 static const fl_cell_facts FL_T(cifg_facts) = {.name = "cifg",
                                                .slot_names = "fgo",
                                                .takes_mask = 1,

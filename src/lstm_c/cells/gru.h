@@ -4,6 +4,7 @@
  * Cho et al., arXiv 1406.1078v1; PyTorch's and cuDNN's form. The two products of n stay apart, so
  * it has two slots. */
 #define FL_CELL gru
+#define FL_CELL_FUSED 1
 static const fl_cell_facts FL_T(gru_facts) = {.name = "gru",
                                               .slot_names = "rznu",
                                               .takes_mask = 1,

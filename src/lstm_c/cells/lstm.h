@@ -1,6 +1,7 @@
 /* LSTM with forget gate, gates in the order i, f, g, o. Gers, Schmidhuber and Cummins, Neural
  * Computation 12(10), 2000. */
 #define FL_CELL lstm
+#define FL_CELL_FUSED 1
 static const fl_cell_facts FL_T(lstm_facts) = {.name = "lstm",
                                                .slot_names = "ifgo",
                                                .takes_mask = 1,

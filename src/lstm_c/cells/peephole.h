@@ -1,6 +1,7 @@
 /* LSTM with peepholes: i and f see the cell state before the step, o the one after it. Gers,
  * Schraudolph and Schmidhuber, JMLR 3, 2002. The whole gradient, the peepholes' included. */
 #define FL_CELL peephole
+#define FL_CELL_FUSED 1
 static const fl_cell_facts FL_T(peephole_facts) = {.name = "peephole",
                                                    .slot_names = "ifgo",
                                                    .takes_mask = 1,

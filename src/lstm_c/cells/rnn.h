@@ -1,5 +1,6 @@
 /* Simple recurrent network: h = tanh(W x + U h_prev + b). Elman, Cognitive Science 14, 1990. */
 #define FL_CELL rnn
+#define FL_CELL_FUSED 1
 static const fl_cell_facts FL_T(rnn_facts) = {
     .name = "rnn", .slot_names = "h", .slots = 1, .x_gates = 1, .h_gates = 1};
 

@@ -169,7 +169,7 @@ fl_status fl_stream_get(const fl_stream *stream, void *const *states);
 fl_status fl_stream_set(fl_stream *stream, const void *const *states);
 fl_status fl_stream_reset(fl_stream *stream, int64_t which);
 
-/* ---- dense layer, activations, optimisers ---- */
+/* ---- dense layer, activations ---- */
 
 /* y (n, out) = x (n, in) weight^T + bias, weight (out, in), bias (out) or NULL. */
 fl_status fl_dense_forward(int32_t dtype, int64_t n, int64_t in, int64_t out, const void *x,
@@ -182,6 +182,29 @@ fl_status fl_dense_backward(int32_t dtype, int64_t n, int64_t in, int64_t out, c
 typedef enum fl_activation { FL_SIGMOID = 0, FL_TANH = 1 } fl_activation;
 /* y = activation(x) by the kernels' own vector code. */
 fl_status fl_activate(int32_t dtype, int32_t activation, const void *x, void *y, int64_t count);
+
+/* ---- connectionist temporal classification ---- */
+
+/* Losses -ln p(target | x) of n sequences and the gradient of their sum. A target that no alignment
+ * gives has loss infinity and gradient zero; NaN where a value of x that counts is NaN. */
+typedef struct fl_ctc {
+    int32_t dtype;
+    int32_t logits; /* 0: x are log-probabilities, taken as they are, each a variable of its own;
+                       1: x are logits, log-softmax is applied inside */
+    int64_t n, steps, classes, blank;
+    const void *x;          /* (n, steps, classes) */
+    const int64_t *length;  /* (n) real steps, 0 .. steps; what follows is not read */
+    const int64_t *targets; /* (target_total) classes other than the blank; target b is
+                               target_start[b] .. target_start[b] + target_length[b] - 1 */
+    int64_t target_total;
+    const int64_t *target_start, *target_length; /* (n); a length may be 0 */
+    double *loss;                                /* (n) = */
+    void *gradient; /* (n, steps, classes) =, with respect to x; zero behind length */
+    int32_t n_threads;
+} fl_ctc;
+fl_status fl_ctc_loss(const fl_ctc *call);
+
+/* ---- optimisers ---- */
 
 typedef enum fl_rule {
     FL_SGD = 0,

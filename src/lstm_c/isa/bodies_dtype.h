@@ -3,8 +3,10 @@
 #include "simd/vec.h"
 
 #include "kernels/activations.h"
+#include "kernels/ctc.h"
 #include "kernels/gemm.h"
 #include "kernels/optimizers.h"
+#include "kernels/recurrent_product.h"
 #include "kernels/reductions.h"
 
 #include "cells/unit.h"

@@ -136,6 +136,48 @@ typedef struct FL_T(fl_optimizer) {
     fl_optimizer_rates rates;
 } FL_T(fl_optimizer);
 
+/* Connectionist temporal classification of one sequence; see kernels/ctc.h. */
+#ifndef FL_CTC_PLAN
+#define FL_CTC_PLAN
+/* Sizes of the arrays of one sequence, in values of the dtype. */
+typedef struct fl_ctc_plan {
+    int64_t width;  /* pairs of states, padded to vectors */
+    int64_t plane;  /* width and one vector */
+    int64_t row;    /* all states of a step */
+    int64_t block;  /* steps whose states are kept at once */
+    int64_t blocks; /* of the sequence */
+    int64_t padded; /* steps, padded to vectors */
+    int64_t values; /* of scratch; -1 if there are too many */
+} fl_ctc_plan;
+FL_INLINE fl_ctc_plan fl_ctc_make_plan(int64_t steps, int64_t labels, int64_t lanes, int64_t size)
+{
+    enum { BLOCK_BYTES = 1 << 19, SHORTEST_BLOCK = 16 }; /* half of a usual L2 cache */
+    fl_ctc_plan plan;
+    int64_t once;
+    plan.width = (labels + lanes) / lanes * lanes;
+    plan.plane = plan.width + lanes;
+    plan.row = 4 * plan.plane;
+    plan.block = BLOCK_BYTES / ((plan.row + plan.width) * size);
+    plan.block = plan.block > SHORTEST_BLOCK ? plan.block : SHORTEST_BLOCK;
+    plan.block = plan.block < steps ? plan.block : steps;
+    plan.blocks = plan.block ? (steps + plan.block - 1) / plan.block : 0;
+    plan.padded = (steps + lanes - 1) / lanes * lanes;
+    once = (plan.block + 2) * plan.row + (plan.block + 1) * plan.width + plan.plane;
+    if (__builtin_mul_overflow(plan.blocks, plan.row, &plan.values) ||
+        __builtin_add_overflow(plan.values, once + 3 * plan.padded, &plan.values))
+        plan.values = -1;
+    return plan;
+}
+#endif
+typedef struct FL_T(fl_ctc_sequence) {
+    int64_t steps, classes, labels, blank;
+    int logits;           /* 1: x are logits and so is what the gradient is taken for */
+    const real *x;        /* (steps, classes) log-probabilities */
+    const int64_t *label; /* (labels) of [0, classes), none of them the blank */
+    real *gradient;       /* (steps, classes) */
+    real *scratch;        /* see fl_ctc_plan */
+} FL_T(fl_ctc_sequence);
+
 typedef struct FL_T(fl_kernels) {
     int lanes;
     void (*gemm)(const FL_T(fl_gemm) *);
@@ -146,6 +188,7 @@ typedef struct FL_T(fl_kernels) {
     /* y[i] *= factor[i] */
     void (*multiply)(real *y, const real *factor, int64_t count);
     double (*sum_squares)(const real *x, int64_t count);
+    double (*ctc)(const FL_T(fl_ctc_sequence) *); /* the loss; gradient = */
     /* by kind: sgd (slot0 the momentum buffer or NULL), rmsprop, adam, adamw, nadam */
     void (*optimizer[5])(const FL_T(fl_optimizer) *);
 } FL_T(fl_kernels);

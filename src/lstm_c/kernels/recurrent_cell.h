@@ -10,6 +10,19 @@
 
 #define CELL_(name) FL_T(FL_PASTE2(FL_CELL, name))
 
+/* A cell that people run hot says FL_CELL_FUSED: its accumulators stay in registers, at the price
+ * of its own copy of every tile. The others share the tiles and read the accumulators back from L1.
+ */
+#ifdef FL_CELL_FUSED
+#define FL_CELL_TILE FL_INLINE
+#define FL_CELL_UNROLL FL_UNROLL
+#define FL_CELL_PRODUCT(name) FL_T(name)
+#else
+#define FL_CELL_TILE static __attribute__((noinline))
+#define FL_CELL_UNROLL
+#define FL_CELL_PRODUCT(name) FL_T(FL_PASTE2(name, shared))
+#endif
+
 /* Pointwise part of one row and one panel. `acc`: the slots' accumulators of this panel. */
 FL_INLINE void CELL_(forward_unit)(const FL_T(fl_step) * s, const vec *acc, int64_t row,
                                    int64_t panel)
@@ -43,31 +56,27 @@ FL_INLINE void CELL_(forward_unit)(const FL_T(fl_step) * s, const vec *acc, int6
     }
 }
 
-FL_INLINE void CELL_(forward_tile)(const FL_T(fl_step) * s, const int nv, const int mr,
-                                   const int nb, int64_t row, int64_t block)
+/* The cell on all rows and panels of a tile. `stride` vectors of `acc` a row. */
+FL_INLINE void CELL_(forward_units)(const FL_T(fl_step) * s, const int nv, const int mr,
+                                    const int nb, int64_t row, int64_t block,
+                                    vec acc[][FL_BLOCK_VECTORS * 2])
 {
     const int slots = CELL_(facts).slots, panels = nv / slots;
-    vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
-    FL_UNROLL
+    FL_CELL_UNROLL
     for (int r = 0; r < mr; r++) {
-        FL_UNROLL
-        for (int v = 0; v < nv * nb; v++)
-            acc[r][v] = v_load(s->init + (row + r) * s->init_row + (block * nv + v) * FL_LANES);
-    }
-    if (s->x)
-        FL_T(tile_accumulate)(mr, nv, nb, acc, s->x + row * s->x_row, s->x_row, 1,
-                              s->weight_x + block * nv * FL_LANES * s->x_depth,
-                              nv * FL_LANES * s->x_depth, nv * FL_LANES, s->x_depth);
-    FL_T(tile_accumulate)(mr, nv, nb, acc, s->h_prev + row * s->h_prev_row, s->h_prev_row, 1,
-                          s->weight_h + block * nv * FL_LANES * s->h_depth,
-                          nv * FL_LANES * s->h_depth, nv * FL_LANES, s->h_depth);
-    FL_UNROLL
-    for (int r = 0; r < mr; r++) {
-        FL_UNROLL
+        FL_CELL_UNROLL
         for (int p = 0; p < panels * nb; p++)
             if (panels == 1 || (block * panels + p) * FL_LANES < s->units)
                 CELL_(forward_unit)(s, acc[r] + p * slots, row + r, block * panels + p);
     }
+}
+
+FL_CELL_TILE void CELL_(forward_tile)(const FL_T(fl_step) * s, const int nv, const int mr,
+                                      const int nb, int64_t row, int64_t block)
+{
+    vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
+    FL_CELL_PRODUCT(forward_product)(s, nv, mr, nb, row, block, acc);
+    CELL_(forward_units)(s, nv, mr, nb, row, block, acc);
 }
 
 static void CELL_(forward_step)(const FL_T(fl_step) * s)
@@ -123,37 +132,26 @@ FL_INLINE void CELL_(backward_unit)(const FL_T(fl_backstep) * s, vec sum, int64_
     v_store(s->dh + row * s->dh_row + unit, u.dh_prev);
 }
 
-/* What a backward tile starts from, before the recurrent product. */
-FL_INLINE vec CELL_(backward_init)(const FL_T(fl_backstep) * s, int64_t row, int64_t unit)
+FL_INLINE void CELL_(backward_units)(const FL_T(fl_backstep) * s, const int nv, const int mr,
+                                     const int nb, int64_t row, int64_t block,
+                                     vec acc[][FL_BLOCK_VECTORS * 2])
 {
-    if (unit >= s->units)
-        return v_zero();
-    if (CELL_(facts).state_recurs)
-        return v_load(s->dstate + row * s->dstate_row + unit);
-    vec sum = v_load(s->dh + row * s->dh_row + unit);
-    return s->dy ? sum + FL_T(load_column)(s->dy + row * s->dy_row, unit, s->units) : sum;
-}
-
-FL_INLINE void CELL_(backward_tile)(const FL_T(fl_backstep) * s, const int nv, const int mr,
-                                    const int nb, int64_t row, int64_t block)
-{
-    vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
-    FL_UNROLL
+    FL_CELL_UNROLL
     for (int r = 0; r < mr; r++) {
-        FL_UNROLL
-        for (int v = 0; v < nv * nb; v++)
-            acc[r][v] = CELL_(backward_init)(s, row + r, (block * nv + v) * FL_LANES);
-    }
-    FL_T(tile_accumulate)(mr, nv, nb, acc, s->dgates_next + row * s->dgates_next_row,
-                          s->dgates_next_row, 1, s->weight_t + block * nv * FL_LANES * s->depth,
-                          nv * FL_LANES * s->depth, nv * FL_LANES, s->depth);
-    FL_UNROLL
-    for (int r = 0; r < mr; r++) {
-        FL_UNROLL
+        FL_CELL_UNROLL
         for (int v = 0; v < nv * nb; v++)
             if ((block * nv + v) * FL_LANES < s->units)
                 CELL_(backward_unit)(s, acc[r][v], row + r, block * nv + v);
     }
+}
+
+FL_CELL_TILE void CELL_(backward_tile)(const FL_T(fl_backstep) * s, const int nv, const int mr,
+                                       const int nb, int64_t row, int64_t block)
+{
+    vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
+    FL_CELL_PRODUCT(backward_product)
+    (s, CELL_(facts).state_recurs, nv, mr, nb, row, block, acc);
+    CELL_(backward_units)(s, nv, mr, nb, row, block, acc);
 }
 
 static void CELL_(backward_step)(const FL_T(fl_backstep) * s)
@@ -163,3 +161,7 @@ static void CELL_(backward_step)(const FL_T(fl_backstep) * s)
 }
 
 #undef FL_CELL
+#undef FL_CELL_FUSED
+#undef FL_CELL_TILE
+#undef FL_CELL_UNROLL
+#undef FL_CELL_PRODUCT

@@ -21,6 +21,8 @@
 #define v_sqrt FL_T(v_sqrt)
 #define v_positive FL_T(v_positive)
 #define v_hsum FL_T(v_hsum)
+#define v_iset1 FL_T(v_iset1)
+#define v_imax FL_T(v_imax)
 
 #if defined(FL_ISA_AVX512)
 #define FL_VECTOR_BYTES 64
@@ -59,6 +61,10 @@ FL_INLINE vec v_set1(real a)
 FL_INLINE vec v_zero(void)
 {
     return (vec){0};
+}
+FL_INLINE ivec v_iset1(FL_T(lane) a)
+{
+    return a - (ivec){0};
 }
 
 /* a where mask (all ones or all zeros per lane), else b. */

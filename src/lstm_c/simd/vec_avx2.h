@@ -44,6 +44,10 @@ FL_INLINE void v_store_n(real *p, vec a, int n)
 {
     _mm256_maskstore_pd(p, fl_mask64(n), a);
 }
+FL_INLINE ivec v_imax(ivec a, ivec b)
+{
+    return (ivec)_mm256_blendv_epi8((__m256i)b, (__m256i)a, (__m256i)(a > b));
+}
 #else
 FL_INLINE vec v_fma(vec a, vec b, vec c)
 {
@@ -72,5 +76,9 @@ FL_INLINE vec v_load_n(const real *p, int n)
 FL_INLINE void v_store_n(real *p, vec a, int n)
 {
     _mm256_maskstore_ps(p, fl_mask32(n), a);
+}
+FL_INLINE ivec v_imax(ivec a, ivec b)
+{
+    return (ivec)_mm256_max_epi32((__m256i)a, (__m256i)b);
 }
 #endif

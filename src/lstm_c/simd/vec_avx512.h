@@ -32,6 +32,10 @@ FL_INLINE void v_store_n(real *p, vec a, int n)
 {
     _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1u), a);
 }
+FL_INLINE ivec v_imax(ivec a, ivec b)
+{
+    return (ivec)_mm512_max_epi64((__m512i)a, (__m512i)b);
+}
 #else
 FL_INLINE vec v_fma(vec a, vec b, vec c)
 {
@@ -60,5 +64,9 @@ FL_INLINE vec v_load_n(const real *p, int n)
 FL_INLINE void v_store_n(real *p, vec a, int n)
 {
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), a);
+}
+FL_INLINE ivec v_imax(ivec a, ivec b)
+{
+    return (ivec)_mm512_max_epi32((__m512i)a, (__m512i)b);
 }
 #endif

@@ -41,3 +41,8 @@ FL_INLINE void v_store_n(real *p, vec a, int n)
     for (int i = 0; i < n; i++)
         p[i] = a[i];
 }
+FL_INLINE ivec v_imax(ivec a, ivec b)
+{
+    ivec mask = (ivec)(a > b);
+    return (mask & a) | (~mask & b);
+}

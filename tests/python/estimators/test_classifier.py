@@ -6,11 +6,9 @@ import copy
 import io
 import pickle
 
-import fastlstm
 import joblib
 import numpy as np
 import pytest
-from fastlstm import LSTMClassifier, as_sequences
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning, NotFittedError
@@ -18,6 +16,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_html_repr
+
+import fastlstm
+from fastlstm import LSTMClassifier, as_sequences
 
 
 def classifier(**params):
@@ -362,7 +363,7 @@ def test_parameters_work(ragged, params):
         ({"cell": "gru4"}, "must be one of 'lstm', "),
         ({"pooling": "sum"}, "must be one of 'last', 'mean', 'max'"),
         ({"dropout": 1.0}, r"must be a number in \[0, 1\)"),
-        ({"recurrent_dropout": 0.2}, "must be 0.0"),
+        ({"recurrent_dropout": 1.0}, "recurrent_dropout"),
         ({"dropout": "0.1"}, r"must be a number in \[0, 1\)"),
         ({"solver": "lbfgs"}, "'adam'.*or an Optimizer of fastlstm.optimizers"),
         ({"learning_rate_init": 0.0}, "a number greater than 0"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 
-import fastlstm
 import numpy as np
 import pytest
-from fastlstm import LSTMRegressor, losses
 from sklearn.exceptions import DataConversionWarning
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
+
+import fastlstm
+from fastlstm import LSTMRegressor, losses
 
 
 def regressor(**params):

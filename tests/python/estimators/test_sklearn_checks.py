@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fastlstm import LSTMClassifier, LSTMRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from fastlstm import LSTMClassifier, LSTMRegressor
 
 ESTIMATORS = [
     LSTMClassifier(8, learning_rate_init=0.02, max_iter=30),

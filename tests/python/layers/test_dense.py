@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import relative_error
+
 from fastlstm.layers import Dense
 
 SHAPES = [(1, 1, 1), (5, 3, 2), (1, 64, 10), (7, 17, 33), (33, 16, 16), (100, 70, 5), (6, 130, 65)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import Case, build_layer
+
 from fastlstm import layers
 
 BATCH, TIME, WIDTH, HIDDEN = 3, 4, 2, 5

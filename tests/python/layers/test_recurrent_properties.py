@@ -11,9 +11,10 @@ import cases
 import numpy as np
 import pytest
 from cases import Case, Problem, as_tuple, make_problem
-from fastlstm.layers._parameters import as_real_array
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fastlstm.layers._parameters import as_real_array
 
 DTYPES = ("float32", "float64")
 

@@ -11,9 +11,10 @@ import cases
 import numpy as np
 import pytest
 from cases import Case, as_tuple, make_problem
+from subprocesses import output_of
+
 from fastlstm import layers
 from fastlstm.streaming import LayerStream
-from subprocesses import output_of
 
 BOTH_WAYS = cases.by_name("deep_both_ways")
 

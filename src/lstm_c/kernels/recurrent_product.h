@@ -1,0 +1,82 @@
+/* The matrix part of a step's tile: what the accumulators hold before a cell's pointwise body. */
+
+/* acc = init + x W (when not hoisted) + h U of `mr` rows and `nb` blocks. */
+FL_INLINE void FL_T(forward_product)(const FL_T(fl_step) * s, const int nv, const int mr,
+                                     const int nb, int64_t row, int64_t block,
+                                     vec acc[][FL_BLOCK_VECTORS * 2])
+{
+    FL_UNROLL
+    for (int r = 0; r < mr; r++) {
+        FL_UNROLL
+        for (int v = 0; v < nv * nb; v++)
+            acc[r][v] = v_load(s->init + (row + r) * s->init_row + (block * nv + v) * FL_LANES);
+    }
+    if (s->x)
+        FL_T(tile_accumulate)(mr, nv, nb, acc, s->x + row * s->x_row, s->x_row, 1,
+                              s->weight_x + block * nv * FL_LANES * s->x_depth,
+                              nv * FL_LANES * s->x_depth, nv * FL_LANES, s->x_depth);
+    FL_T(tile_accumulate)(mr, nv, nb, acc, s->h_prev + row * s->h_prev_row, s->h_prev_row, 1,
+                          s->weight_h + block * nv * FL_LANES * s->h_depth,
+                          nv * FL_LANES * s->h_depth, nv * FL_LANES, s->h_depth);
+}
+
+/* What a backward tile starts from: the gradient of h, or of state 0 where that recurs. */
+FL_INLINE vec FL_T(backward_init)(const FL_T(fl_backstep) * s, const int state_recurs, int64_t row,
+                                  int64_t unit)
+{
+    if (unit >= s->units)
+        return v_zero();
+    if (state_recurs)
+        return v_load(s->dstate + row * s->dstate_row + unit);
+    vec sum = v_load(s->dh + row * s->dh_row + unit);
+    return s->dy ? sum + FL_T(load_column)(s->dy + row * s->dy_row, unit, s->units) : sum;
+}
+
+/* acc = that + dgates(next step) U^T of `mr` rows and `nb` blocks of four panels. */
+FL_INLINE void FL_T(backward_product)(const FL_T(fl_backstep) * s, const int state_recurs,
+                                      const int nv, const int mr, const int nb, int64_t row,
+                                      int64_t block, vec acc[][FL_BLOCK_VECTORS * 2])
+{
+    FL_UNROLL
+    for (int r = 0; r < mr; r++) {
+        FL_UNROLL
+        for (int v = 0; v < nv * nb; v++)
+            acc[r][v] = FL_T(backward_init)(s, state_recurs, row + r, (block * nv + v) * FL_LANES);
+    }
+    FL_T(tile_accumulate)(mr, nv, nb, acc, s->dgates_next + row * s->dgates_next_row,
+                          s->dgates_next_row, 1, s->weight_t + block * nv * FL_LANES * s->depth,
+                          nv * FL_LANES * s->depth, nv * FL_LANES, s->depth);
+}
+
+/* The same for any tile, once for all cells that do not fuse; the accumulators go to memory. */
+#define FL_FORWARD_TILE(acc, nv, mr, nb, row, block)                                               \
+    FL_T(forward_product)(s, nv, mr, nb, row, block, acc)
+static __attribute__((noinline)) void
+FL_T(forward_product_shared)(const FL_T(fl_step) * s, const int nv, const int mr, const int nb,
+                             int64_t row, int64_t block, vec acc[][FL_BLOCK_VECTORS * 2])
+{
+    if (nv == 3 && nb == 2)
+        FL_FORWARD_TILE(acc, 3, 1, 2, row, block);
+    else if (nb == 2)
+        FL_FORWARD_TILE(acc, FL_BLOCK_VECTORS, 1, 2, row, block);
+    else if (nv == 3)
+        FL_TILE_SWITCH(FL_FORWARD_TILE, acc, 3, mr, row, block)
+    else
+        FL_TILE_SWITCH(FL_FORWARD_TILE, acc, FL_BLOCK_VECTORS, mr, row, block)
+}
+
+#define FL_BACKWARD_TILE(acc, nv, mr, nb, row, block)                                              \
+    FL_T(backward_product)(s, state_recurs, nv, mr, nb, row, block, acc)
+static __attribute__((noinline)) void
+FL_T(backward_product_shared)(const FL_T(fl_backstep) * s, const int state_recurs, const int nv,
+                              const int mr, const int nb, int64_t row, int64_t block,
+                              vec acc[][FL_BLOCK_VECTORS * 2])
+{
+    (void)nv;
+    if (nb == 2)
+        FL_BACKWARD_TILE(acc, FL_BLOCK_VECTORS, 1, 2, row, block);
+    else
+        FL_TILE_SWITCH(FL_BACKWARD_TILE, acc, FL_BLOCK_VECTORS, mr, row, block)
+}
+#undef FL_FORWARD_TILE
+#undef FL_BACKWARD_TILE

@@ -1,0 +1,241 @@
+"""One step of every recurrent cell, written as its paper has it, and the layer around it.
+
+Float64 numpy, one sequence, one layer, one direction and one step at a time: slow, and short enough to be
+checked against the equations. A step gets the states before it (h, or h and c) and returns those after it.
+``w.x("i", x)`` is W_i x + b_i, ``w.h("i", h)`` is U_i h + b'_i, ``w.v("i")`` the peephole weights of gate i.
+
+Sources: Elman, Cognitive Science 14, 1990 (rnn); Gers, Schmidhuber and Cummins, Neural Computation 12(10),
+2000 (lstm); Gers, Schraudolph and Schmidhuber, JMLR 3, 2002 (peephole); Greff et al., arXiv 1503.04069 (cifg
+and the cells without one part); Cho et al., arXiv 1406.1078v1 (gru).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+Squash = Callable[[Array], Array]
+
+
+def sigmoid(z: Array) -> Array:
+    return 1.0 / (1.0 + np.exp(-z))
+
+
+def identity(z: Array) -> Array:
+    return z
+
+
+def relu(z: Array) -> Array:
+    return np.maximum(z, 0.0)
+
+
+# ---- the cells ----
+
+
+def rnn(w: Weights, x: Array, h: Array, squash: Squash = np.tanh) -> tuple[Array, ...]:
+    return (squash(w.x("h", x) + w.h("h", h)),)
+
+
+def lstm(w: Weights, x: Array, h: Array, c: Array, squash: Squash = np.tanh) -> tuple[Array, ...]:
+    i = sigmoid(w.x("i", x) + w.h("i", h))
+    f = sigmoid(w.x("f", x) + w.h("f", h))
+    g = np.tanh(w.x("g", x) + w.h("g", h))
+    o = sigmoid(w.x("o", x) + w.h("o", h))
+    c = f * c + i * g
+    return o * squash(c), c
+
+
+def peephole(w: Weights, x: Array, h: Array, c: Array, squash: Squash = np.tanh) -> tuple[Array, ...]:
+    """i and f see the cell state before the step, o the one after it."""
+    i = sigmoid(w.x("i", x) + w.h("i", h) + w.v("i") * c)
+    f = sigmoid(w.x("f", x) + w.h("f", h) + w.v("f") * c)
+    g = np.tanh(w.x("g", x) + w.h("g", h))
+    c = f * c + i * g
+    o = sigmoid(w.x("o", x) + w.h("o", h) + w.v("o") * c)
+    return o * squash(c), c
+
+
+def peephole_article(w: Weights, x: Array, h: Array, c: Array, squash: Squash = np.tanh) -> tuple[Array, ...]:
+    """The cell state before the step recurs through full matrices in all three gates; h is only an output."""
+    i = sigmoid(w.x("i", x) + w.h("i", c))
+    f = sigmoid(w.x("f", x) + w.h("f", c))
+    o = sigmoid(w.x("o", x) + w.h("o", c))
+    g = np.tanh(w.x("g", x))
+    c = f * c + i * g
+    return o * squash(c), c
+
+
+def cifg(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
+    f = sigmoid(w.x("f", x) + w.h("f", h))
+    g = np.tanh(w.x("g", x) + w.h("g", h))
+    o = sigmoid(w.x("o", x) + w.h("o", h))
+    c = f * c + (1.0 - f) * g
+    return o * np.tanh(c), c
+
+
+def nig(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
+    f = sigmoid(w.x("f", x) + w.h("f", h))
+    g = np.tanh(w.x("g", x) + w.h("g", h))
+    o = sigmoid(w.x("o", x) + w.h("o", h))
+    c = f * c + g
+    return o * np.tanh(c), c
+
+
+def nfg(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
+    i = sigmoid(w.x("i", x) + w.h("i", h))
+    g = np.tanh(w.x("g", x) + w.h("g", h))
+    o = sigmoid(w.x("o", x) + w.h("o", h))
+    c = c + i * g
+    return o * np.tanh(c), c
+
+
+def nog(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
+    i = sigmoid(w.x("i", x) + w.h("i", h))
+    f = sigmoid(w.x("f", x) + w.h("f", h))
+    g = np.tanh(w.x("g", x) + w.h("g", h))
+    c = f * c + i * g
+    return np.tanh(c), c
+
+
+def niaf(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
+    i = sigmoid(w.x("i", x) + w.h("i", h))
+    f = sigmoid(w.x("f", x) + w.h("f", h))
+    g = w.x("g", x) + w.h("g", h)
+    o = sigmoid(w.x("o", x) + w.h("o", h))
+    c = f * c + i * g
+    return o * np.tanh(c), c
+
+
+def gru(w: Weights, x: Array, h: Array) -> tuple[Array, ...]:
+    """The reset gate acts after the recurrent product, whose bias it scales too."""
+    r = sigmoid(w.x("r", x) + w.h("r", h))
+    z = sigmoid(w.x("z", x) + w.h("z", h))
+    n = np.tanh(w.x("n", x) + r * w.h("n", h))
+    return ((1.0 - z) * n + z * h,)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Gates in the order of their rows in weight_ih and in weight_hh, and those with peephole weights."""
+
+    step: Callable[..., tuple[Array, ...]]
+    x_gates: str
+    h_gates: str
+    peepholes: str = ""
+    n_states: int = 2
+
+
+CELLS: dict[str, Cell] = {
+    "rnn": Cell(rnn, "h", "h", n_states=1),
+    "rnn_relu": Cell(partial(rnn, squash=relu), "h", "h", n_states=1),
+    "lstm": Cell(lstm, "ifgo", "ifgo"),
+    "peephole": Cell(peephole, "ifgo", "ifgo", peepholes="ifo"),
+    "peephole_identity": Cell(partial(peephole, squash=identity), "ifgo", "ifgo", peepholes="ifo"),
+    "peephole_article": Cell(peephole_article, "ifgo", "ifo"),
+    "peephole_article_identity": Cell(partial(peephole_article, squash=identity), "ifgo", "ifo"),
+    "cifg": Cell(cifg, "fgo", "fgo"),
+    "nig": Cell(nig, "fgo", "fgo"),
+    "nfg": Cell(nfg, "igo", "igo"),
+    "nog": Cell(nog, "ifg", "ifg"),
+    "niaf": Cell(niaf, "ifgo", "ifgo"),
+    "noaf": Cell(partial(lstm, squash=identity), "ifgo", "ifgo"),
+    "gru": Cell(gru, "rzn", "rzn", n_states=1),
+}
+#: What `cell_activation="identity"` makes of a cell.
+WITH_IDENTITY = {
+    "lstm": "noaf",
+    "peephole": "peephole_identity",
+    "peephole_article": "peephole_article_identity",
+}
+
+
+# ---- the layer around a cell ----
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Parameters of one layer and direction, by gate."""
+
+    cell: Cell
+    parameters: Mapping[str, Array]
+    suffix: str
+
+    def x(self, gate: str, x: Array) -> Array:
+        return self._affine("ih", self.cell.x_gates.index(gate), x)
+
+    def h(self, gate: str, h: Array) -> Array:
+        return self._affine("hh", self.cell.h_gates.index(gate), h)
+
+    def v(self, gate: str) -> Array:
+        return self.parameters[f"weight_c{gate}_{self.suffix}"]
+
+    def _affine(self, kind: str, k: int, value: Array) -> Array:
+        weight = self.parameters[f"weight_{kind}_{self.suffix}"]
+        bias = self.parameters.get(f"bias_{kind}_{self.suffix}")
+        hidden = self.parameters[f"weight_hh_{self.suffix}"].shape[1]
+        rows = slice(k * hidden, (k + 1) * hidden)
+        return weight[rows] @ value + (0.0 if bias is None else bias[rows])
+
+
+def suffixes(num_layers: int, bidirectional: bool) -> list[str]:
+    """Endings of the parameter names, one for each layer and direction, in the order of the states."""
+    ends = ("", "_reverse") if bidirectional else ("",)
+    return [f"l{layer}{end}" for layer in range(num_layers) for end in ends]
+
+
+def parameter_shapes(
+    cell: str, input_size: int, hidden_size: int, num_layers: int, bidirectional: bool, bias: bool
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a layer's parameters."""
+    facts, shapes = CELLS[cell], {}
+    for suffix in suffixes(num_layers, bidirectional):
+        width = input_size if suffix.startswith("l0") else hidden_size * (1 + bidirectional)
+        x_rows, h_rows = len(facts.x_gates) * hidden_size, len(facts.h_gates) * hidden_size
+        shapes[f"weight_ih_{suffix}"] = (x_rows, width)
+        shapes[f"weight_hh_{suffix}"] = (h_rows, hidden_size)
+        if bias:
+            shapes[f"bias_ih_{suffix}"] = (x_rows,)
+            shapes[f"bias_hh_{suffix}"] = (h_rows,)
+        shapes |= {f"weight_c{gate}_{suffix}": (hidden_size,) for gate in facts.peepholes}
+    return shapes
+
+
+def forward(
+    cell: str,
+    parameters: Mapping[str, Array],
+    num_layers: int,
+    bidirectional: bool,
+    x: Array,
+    state: tuple[Array, ...] | None = None,
+    lengths: Any = None,
+) -> tuple[Array, tuple[Array, ...]]:
+    """Outputs (batch, time, directions * hidden), zero after each sequence's end, and the final states."""
+    batch, time, _ = x.shape
+    rows, hidden = suffixes(num_layers, bidirectional), parameters["weight_hh_l0"].shape[1]
+    if state is None:
+        state = tuple(np.zeros((len(rows), batch, hidden)) for _ in range(CELLS[cell].n_states))
+    lengths = [time] * batch if lengths is None else lengths
+    final = tuple(np.zeros((len(rows), batch, hidden)) for _ in state)
+    y = np.zeros((batch, time, hidden * (1 + bidirectional)))
+    for b, length in enumerate(lengths):
+        sequence = x[b, :length]
+        for layer in range(num_layers):
+            ways = []
+            for k in [k for k, suffix in enumerate(rows) if suffix.startswith(f"l{layer}")]:
+                backwards = rows[k].endswith("_reverse")
+                weights = Weights(CELLS[cell], parameters, rows[k])
+                states, outputs = tuple(s[k, b] for s in state), []
+                for x_t in sequence[::-1] if backwards else sequence:
+                    states = CELLS[cell].step(weights, x_t, *states)
+                    outputs.append(states[0])
+                ways.append(outputs[::-1] if backwards else outputs)
+                for whole, value in zip(final, states, strict=True):
+                    whole[k, b] = value
+            sequence = np.concatenate(ways, axis=1)
+        y[b, :length] = sequence
+    return y, final
