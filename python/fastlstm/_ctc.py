@@ -129,8 +129,8 @@ def ctc_loss(
     through one, both give the same.
 
     Probabilities are kept as significand and exponent, so that neither the length of the sequence nor an
-    unlikely target costs accuracy. In float32 a log-probability below -1.4e6, or a loss above 1.8e8, counts
-    as infinite. Results do not depend on the number of threads.
+    unlikely target costs accuracy. A log-probability below -1.4e6 counts as -inf, and a loss above 1.8e8 as
+    infinite. Results do not depend on the number of threads.
 
     Source: A. Graves et al., "Connectionist temporal classification", ICML (2006).
 

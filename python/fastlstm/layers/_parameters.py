@@ -23,7 +23,7 @@ def as_dtype(dtype: Any) -> np.dtype:
     found = np.dtype("V" if dtype is None else dtype)
     if found not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-    return found.newbyteorder("=")
+    return np.dtype(found.type)
 
 
 def as_size(value: Any, name: str) -> int:
@@ -64,6 +64,8 @@ def as_real_array(x: Any, dtype: np.dtype, name: str) -> np.ndarray:
 
     A TypeError for complex numbers, objects and text, and for masked arrays, whose mask would be lost.
     """
+    if type(x) is np.ndarray and x.dtype is dtype and x.flags.c_contiguous and x.flags.aligned:
+        return x
     array = np.asarray(x)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got an array of dtype {array.dtype}")

@@ -358,9 +358,10 @@ class LSTM(Parameterized):
             raise ValueError(
                 f"x has shape {x.shape}; expected at least one sequence and at least one time step"
             )
+        allocate = np.empty if lengths is None else np.zeros  # what follows a sequence's end is zero
         lengths = as_lengths(lengths, n, steps)
-        starts = np.arange(n, dtype=np.int64) * steps
-        y = np.zeros((n, steps, self.output_size), self.dtype)
+        starts = np.arange(0, n * steps, steps, dtype=np.int64)
+        y = allocate((n, steps, self.output_size), self.dtype)
         final = tuple(np.empty(self._state_shape(n), self.dtype) for _ in self.state_names)
         core = None
         if tape is not None:

@@ -15,12 +15,11 @@
  * error of a few ulp a step at any T, where log-space would round sums of size log p(l|x)
  * absolutely and one scale factor a step would flush the states that only the end of the target can
  * reach. exp of an emission splits into m and e directly. Zero is e = -FL_CTC_ZERO; whatever ends
- * below half of it counts as impossible: likelihoods under e^-1.8e8, emissions under e^-1.4e6
- * (float32).
+ * below half of it counts as impossible: likelihoods under e^-1.8e8, emissions under e^-1.4e6.
  *
- * Memory. alpha is kept for one block of steps, about half a megabyte, and before each block; when
- * a sequence has more than one, the blocks are computed again on the way back, which costs less
- * than memory would, and the scratch grows with the square root of what all of alpha would take.
+ * Memory. alpha is kept for one block of steps, about half a megabyte, and at the start of each
+ * block. Blocks but the last are computed again on the way back, which is faster than fetching all
+ * of alpha from memory, and the scratch stays a small part of it.
  *
  * Posteriors are divided by their sum at each step, which equals p(l|x) up to rounding, so that
  * they add up to one at any T. Cost: about 60 vector operations forward and 80 backward per step
@@ -28,19 +27,17 @@
 
 #define wide FL_T(wide)
 
-#undef FL_CTC_EMISSION_LIMIT
 #define FL_CTC_ZERO (1 << 29)
 #define FL_CTC_NORMAL 8
-#define FL_CTC_EMISSION_LIMIT                                                                      \
-    ((real)1.4e6) /* 2^21 ln 2: magic rounding keeps its exponent exact                            \
-                   */
+/* Under 2^21 ln 2, to which rounding by FL_ROUND_MAGIC is exact. */
+#define FL_CTC_EMISSION_LIMIT ((real)1.4e6)
 
 typedef struct FL_T(wide) {
     vec m;
     ivec e;
 } wide;
-typedef FL_T(lane) FL_T(ctc_exponent)
-    __attribute__((may_alias)); /* one stored in an array of real */
+/* An exponent in an array of real. */
+typedef FL_T(lane) FL_T(ctc_exponent) __attribute__((may_alias));
 
 /* 2^n for n <= FL_EXPONENT_BIAS; 0 for n <= -FL_EXPONENT_BIAS. */
 FL_INLINE vec FL_T(ctc_power)(ivec n)
