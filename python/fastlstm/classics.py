@@ -17,33 +17,20 @@ True
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fastlstm.datasets import (
-    make_adding_problem,
-    make_embedded_reber,
-    make_temporal_order,
-)
-from fastlstm.layers import LSTM
-from fastlstm.losses import softmax_cross_entropy
-from fastlstm.network import SequenceNetwork
-from fastlstm.optimizers import Adam, global_norm
-from fastlstm.sequences import Sequences
+from fastlstm import _classic_tasks as tasks
 
 __all__ = ["CLASSICS", "Classic", "Run", "main", "run_classic", "summary"]
 
-Array = NDArray[Any]
-
 _REPRODUCTION = "npow/schmidhuber-problems (numpy, one core of an Apple M-series laptop)"
-_GATES = {"lstm": "ifgo", "peephole": "ifgo", "nfg": "igo"}  # the order of the rows of the weights
-_FRESH = 2560  # test sequences, as in the paper of 1997
-_IN_A_ROW = 2000  # training sequences that must be right one after another, as there
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ class Run:
     wrong, tested : int
         Of so many fresh sequences (spikes, for ``msd``), how many were wrong by the criterion.
     mean_error : float
-        Mean absolute error of the outputs there.
+        Mean absolute error of the outputs there; of ``embedded-reber``, the share of wrong steps.
     weights : int
         Weights of the network, the two biases of a gate counted as the one that they add up to.
     """
@@ -91,263 +78,222 @@ class Classic:
     published: str
     reproduction: str
     reproduction_seconds: float | None
-    train: Callable[[int], tuple[Learner, Clock, Test]]
+    train: Callable[[int], tasks.Result]
 
 
-@dataclass(frozen=True)
-class Clock:
-    """How training went."""
+# --------------------------------------------------------------------------------------------- the table
 
-    solved: bool
-    sequences: int
-    seconds: float
-    cpu_seconds: float
+_1997 = "Hochreiter and Schmidhuber, Neural Computation 9(8), 1997"
+_2002 = "Gers, Schraudolph and Schmidhuber, JMLR 3, 2002"
+
+CLASSICS: dict[str, Classic] = {
+    "adding": Classic(
+        title="adding problem, T = 100 to 110",
+        source=f"{_1997}, experiment 4",
+        criterion="the 2000 latest training sequences right (|error| < 0.04), their mean error below 0.01",
+        network="4 cells with input and output gates (no forget gate), input gate bias -3",
+        published="74,000 sequences (online gradient descent, mean of 10 trials), 1 of 2560 wrong, 93 weights",
+        reproduction="39 s for 256,000 sequences; MSE 7e-4, 91 % within 0.04; 8 cells with forget gate",
+        reproduction_seconds=39.0,
+        train=tasks.train_adding,
+    ),
+    "embedded-reber": Classic(
+        title="embedded Reber grammar",
+        source=f"{_1997}, experiment 1",
+        criterion="every possible next symbol more active than every impossible one, at every step of 256 "
+        "training and 256 test strings",
+        network="6 cells with input and output gates (no forget gate)",
+        published="8,440 sequences (online gradient descent, mean of 30 trials), 100 % solved, 276 weights",
+        reproduction="2.6 s for 4,000 sequences (seed 0; 4,800 on average); largest output possible on 200 strings",
+        reproduction_seconds=2.6,
+        train=tasks.train_embedded_reber,
+    ),
+    "temporal-order-6a": Classic(
+        title="temporal order, two symbols, T = 100 to 110",
+        source=f"{_1997}, experiment 6a",
+        criterion="the 2000 latest training sequences right (all |errors| < 0.3), their mean error below 0.1",
+        network="4 cells with input and output gates (no forget gate), input gate bias -3",
+        published="31,390 sequences (online gradient descent, mean of 20 trials), 1 of 2560 wrong, 156 weights",
+        reproduction="24 s, of which 13.6 s for 48,000 sequences of the LSTM (95 % right after 6,400); T = 50",
+        reproduction_seconds=13.6,
+        train=partial(tasks.train_temporal_order, "6a", 4),
+    ),
+    "temporal-order-6b": Classic(
+        title="temporal order, three symbols, T = 100 to 110",
+        source=f"{_1997}, experiment 6b",
+        criterion="the 2000 latest training sequences right (all |errors| < 0.3), their mean error below 0.1",
+        network="6 cells with input and output gates (no forget gate), input gate bias -3",
+        published="571,100 sequences (online gradient descent, mean of 10 trials), 2 of 2560 wrong, 308 weights",
+        reproduction="none of the same length",
+        reproduction_seconds=None,
+        train=partial(tasks.train_temporal_order, "6b", 6),
+    ),
+    "msd": Classic(
+        title="measuring spike delays, 30 or 31 steps",
+        source=_2002,
+        criterion="1000 spikes in a row of one stream measured with |error| < 0.49",
+        network="8 peephole cells with identity output, forget gate bias 4",
+        published="10 runs of up to 10,000,000 streams (online gradient descent), 1 cell, 17 weights",
+        reproduction="none of this form; see spike-repeat",
+        reproduction_seconds=None,
+        train=tasks.train_msd,
+    ),
+    "spike-repeat": Classic(
+        title="repeating an interval of 30 to 60 steps between two spikes",
+        source=f"the numpy reproduction, after {_2002}",
+        criterion="99 % of 512 held-out sequences answered at the very step",
+        network="8 peephole cells with identity output, forget gate bias 6, input gate bias -2",
+        published="none: the task is not in the paper",
+        reproduction="32 s for 96,000 sequences; 0.986 at the very step, mean of 7 seeds 0.947; 8 peephole cells",
+        reproduction_seconds=32.0,
+        train=tasks.train_spike_repeat,
+    ),
+}
 
 
-#: Number of wrong ones, number tested and mean absolute error.
-Test = tuple[int, int, float]
-
-
-class Learner:
-    """A recurrent layer with a linear head, at the last step or at every step, and Adam.
+def run_classic(name: str, seed: int = 0) -> Run:
+    """Train and judge one seed of one task.
 
     Parameters
     ----------
-    n_inputs, hidden_size, n_outputs : int
-    cell : str
-        As of :class:`fastlstm.layers.LSTM`.
-    biases : mapping of str to float
-        Initial bias of a gate, by its letter: i, f, o.
-    every_step : bool
-        Whether the head answers at every step.
-    rng : numpy Generator
-    learning_rate, halve_every, lowest : float
-        Step size, the number of steps in which it halves, and where that ends.
-    beta2 : float
-        Of Adam.
+    name : str
+        A key of ``CLASSICS``.
+    seed : int, default=0
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
     """
-
-    def __init__(
-        self,
-        n_inputs: int,
-        hidden_size: int,
-        n_outputs: int,
-        *,
-        cell: str,
-        biases: Mapping[str, float],
-        every_step: bool,
-        rng: np.random.Generator,
-        learning_rate: float,
-        halve_every: float = np.inf,
-        lowest: float = 0.0,
-        beta2: float = 0.999,
-        cell_activation: str = "tanh",
-    ) -> None:
-        encoder = LSTM(n_inputs, hidden_size, cell=cell, cell_activation=cell_activation, random_state=rng)
-        encoder.n_threads = 1
-        self.network = SequenceNetwork(encoder, n_outputs, random_state=rng)
-        self.encoder, self.head = encoder, self.network.head
-        self.every_step = every_step
-        self.optimizer = Adam(beta2=beta2)
-        self._schedule = (learning_rate, halve_every, lowest)
-        self._tape: Any = None
-        self._seen: Array = np.empty(0)
-        bias = {name: encoder.parameters[name].copy() for name in ("bias_ih_l0", "bias_hh_l0")}
-        for gate, value in biases.items():
-            first = _GATES[cell].index(gate) * hidden_size
-            bias["bias_ih_l0"][first : first + hidden_size] = value
-            bias["bias_hh_l0"][first : first + hidden_size] = 0.0
-        encoder.load_parameters(bias, strict=False)
-
-    @property
-    def n_weights(self) -> int:
-        """Parameters, the two biases of a gate as one."""
-        return self.network.n_parameters - int(self.encoder.parameters["bias_hh_l0"].size)
-
-    def predict(self, X: Sequences) -> Array:
-        """Outputs at the end of every sequence, or at every step."""
-        y, state = self.encoder.run(X.values, X.offsets[:-1], X.lengths, want_y=self.every_step)
-        return self.head.forward(y if self.every_step else state[0][-1])
-
-    def forward(self, values: Array, starts: Array, lengths: Array) -> Array:
-        """Outputs of a minibatch, to be followed by :meth:`learn`."""
-        y, state, self._tape = self.encoder.run_training(
-            values, starts, lengths, want_y=self.every_step, tape=self._tape
-        )
-        if self.every_step:
-            assert y is not None
-            self._seen = y
-        else:
-            self._seen = state[0][-1]
-        return self.head.forward(self._seen)
-
-    def learn(self, gradient: Array) -> None:
-        """One step of Adam against the gradient of the outputs; its norm is at most 1."""
-        back = self.head.backward(self._seen, gradient)
-        if self.every_step:
-            self.encoder.run_backward(self._tape, back)
-        else:
-            assert back is not None
-            others = (None,) * (len(self.encoder.state_names) - 1)
-            self.encoder.run_backward(self._tape, None, (back[None], *others))
-        network = self.network
-        rate, halve_every, lowest = self._schedule
-        rate = max(lowest, rate * 0.5 ** (self.optimizer.n_steps / halve_every))
-        norm = global_norm(network.flat_grads)
-        self.optimizer.step(network.flat, network.flat_grads, rate, min(1.0, 1.0 / norm) if norm > 0 else 1.0)
-        network.parameters_changed()
+    if name not in CLASSICS:
+        raise ValueError(f"name must be one of {', '.join(CLASSICS)}; got {name!r}")
+    result = CLASSICS[name].train(seed)
+    return Run(
+        name,
+        seed,
+        **asdict(result.clock),
+        wrong=result.wrong,
+        tested=result.tested,
+        mean_error=result.mean_error,
+        weights=result.learner.n_weights,
+    )
 
 
-def _batches(X: Sequences, size: int) -> list[tuple[slice, slice, Array, Array]]:
-    """Consecutive minibatches: their sequences, their rows, and where those start and how many they are."""
-    offsets, lengths = X.offsets, X.lengths
-    return [
-        (
-            slice(first, first + size),
-            slice(int(offsets[first]), int(offsets[min(first + size, len(X))])),
-            offsets[:-1][first : first + size],
-            lengths[first : first + size],
-        )
-        for first in range(0, len(X), size)
+def summary(runs: Sequence[Run]) -> dict[str, Any]:
+    """Seeds, failures and medians of the runs of one task, beside the published figures; JSON-able.
+
+    A failed run counts with the sequences and seconds it used. ``speedup`` is the reproduction's seconds over the
+    median of ours: both on other machines, so an order of magnitude and no more.
+    """
+    classic = CLASSICS[runs[0].task]
+    facts = {key: value for key, value in vars(classic).items() if key != "train"}
+    middle = {
+        key: statistics.median(getattr(run, key) for run in runs)
+        for key in ("sequences", "seconds", "cpu_seconds")
+    }
+    failures = sum(not run.solved for run in runs)
+    ours = middle["seconds"]
+    return {
+        "name": runs[0].task,
+        **facts,
+        "optimizer": "Adam, small batches, full back-propagation through time, one thread, float32",
+        "reproduction_source": _REPRODUCTION,
+        "runs": [asdict(run) for run in runs],
+        "failures": failures,
+        "median": middle,
+        "median_seed_solved": 2 * failures < len(runs),
+        "speedup": classic.reproduction_seconds / ours if classic.reproduction_seconds else None,
+    }
+
+
+def _report(found: Mapping[str, Any]) -> str:
+    lines = [
+        f"{found['name']}: {found['title']}",
+        f"  source        {found['source']}",
+        f"  solved means  {found['criterion']}",
+        f"  network       {found['network']}; {found['runs'][0]['weights']} weights",
+        f"  trained by    {found['optimizer']}",
+        "",
+        f"  {'seed':>4}  solved  {'sequences':>9}  {'seconds':>7}  {'CPU s':>7}  {'wrong afterwards':>16}  mean error",
     ]
+    for run in found["runs"]:
+        solved = "yes" if run["solved"] else "no"
+        after = f"{run['wrong']} of {run['tested']}"
+        lines.append(
+            f"  {run['seed']:>4}  {solved:<6}  {run['sequences']:>9,}  {run['seconds']:>7.2f}  "
+            f"{run['cpu_seconds']:>7.2f}  {after:>16}  {run['mean_error']:.4f}"
+        )
+    middle = found["median"]
+    lines += [
+        "",
+        f"  median        {middle['sequences']:,.0f} sequences, {middle['seconds']:.2f} s "
+        f"({middle['cpu_seconds']:.2f} s CPU), {found['failures']} of {len(found['runs'])} seeds failed",
+        f"  published     {found['published']}",
+        f"  reproduction  {found['reproduction']}",
+    ]
+    if found["speedup"] is not None:
+        lines.append(
+            f"                {found['reproduction_source']}: {found['reproduction_seconds']:g} s, "
+            f"{found['speedup']:.1f} times our median"
+        )
+    lines.append("  Ours is Adam: its number of sequences does not compare with the published one.")
+    return "\n".join(lines)
 
 
-class _Stopwatch:
-    def __init__(self) -> None:
-        self.start = (time.perf_counter(), time.process_time())
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``python -m fastlstm.classics``.
 
-    def stop(self, solved: bool, sequences: int) -> Clock:
-        wall, cpu = self.start
-        return Clock(solved, sequences, time.perf_counter() - wall, time.process_time() - cpu)
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments after the name of the program; by default those of the process.
 
-
-class _Streak:
-    """Right answers in a row, and the mean error of the latest `window` answers."""
-
-    def __init__(self, window: int) -> None:
-        self.window = window
-        self.right = 0
-        self._errors = np.full(window, np.inf)
-        self._at = 0
-
-    def add(self, wrong: Array, errors: Array) -> None:
-        """Take the answers of a minibatch, the oldest first."""
-        last = np.flatnonzero(wrong)
-        self.right = self.right + len(wrong) if last.size == 0 else len(wrong) - 1 - int(last[-1])
-        self._errors[(self._at + np.arange(len(errors))) % self.window] = errors
-        self._at += len(errors)
-
-    def met(self, mean_error: float) -> bool:
-        return self.right >= self.window and float(self._errors.mean()) < mean_error
-
-
-# --------------------------------------------------------------------------------------------- the tasks
-
-
-def _train_until_streak(
-    learner: Learner,
-    make: Callable[[int], tuple[Sequences, Array]],
-    answer: Callable[[Array, Array], tuple[Array, Array, Array]],
-    mean_error: float,
-    batch_size: int,
-    limit: int,
-) -> tuple[Learner, Clock, Test]:
-    """Train on ever new sequences until 2000 in a row were right before the network learnt from them.
-
-    `answer` gives which outputs are wrong, their absolute errors and the gradient of the loss.
+    Returns
+    -------
+    int
+        0 if the median seed of every task asked for was solved (or only a list was wanted), 1 if not, 2 for
+        wrong usage.
     """
-    watch, streak, seen = _Stopwatch(), _Streak(_IN_A_ROW), 0
-    while seen < limit and not streak.met(mean_error):
-        X, y = make(64 * batch_size)
-        for sequences, _, starts, lengths in _batches(X, batch_size):
-            wrong, errors, gradient = answer(learner.forward(X.values, starts, lengths), y[sequences])
-            learner.learn(gradient)
-            streak.add(wrong, errors)
-            seen += len(wrong)
-            if streak.met(mean_error):
-                break
-    clock = watch.stop(streak.met(mean_error), seen)
-    X, y = make(_FRESH)
-    wrong, errors, _ = answer(learner.predict(X), y)
-    return learner, clock, (int(wrong.sum()), _FRESH, float(errors.mean()))
-
-
-def _adding(seed: int) -> tuple[Learner, Clock, Test]:
-    rng = np.random.default_rng(seed)
-    learner = Learner(
-        2,
-        4,
-        1,
-        cell="nfg",
-        biases={"i": -3.0},
-        every_step=False,
-        rng=rng,
-        learning_rate=0.03,
-        halve_every=1000,
-        lowest=1e-3,
+    parser = argparse.ArgumentParser(
+        prog="python -m fastlstm.classics",
+        description="Learn a classic task of the LSTM papers and judge the result by the paper's criterion.",
+        allow_abbrev=False,
     )
-
-    def answer(outputs: Array, y: Array) -> tuple[Array, Array, Array]:
-        error = outputs[:, 0] - y
-        size = np.abs(error)
-        return size >= 0.04, size, (error * np.float32(2.0 / len(y)))[:, None]
-
-    def make(n: int) -> tuple[Sequences, Array]:
-        return make_adding_problem(n, 100, random_state=rng)
-
-    return _train_until_streak(learner, make, answer, 0.01, 16, 400_000)
-
-
-def _temporal_order(kind: str, hidden_size: int, seed: int) -> tuple[Learner, Clock, Test]:
-    rng = np.random.default_rng(seed)
-    learner = Learner(
-        8,
-        hidden_size,
-        4 if kind == "6a" else 8,
-        cell="nfg",
-        biases={"i": -3.0},
-        every_step=False,
-        rng=rng,
-        learning_rate=0.03,
-    )
-
-    def answer(outputs: Array, y: Array) -> tuple[Array, Array, Array]:
-        _, gradient = softmax_cross_entropy(outputs, y)
-        size = np.abs(gradient) * len(y)  # of the probabilities: what the gradient is n times
-        return (size >= 0.3).any(axis=1), size.mean(axis=1), gradient
-
-    def make(n: int) -> tuple[Sequences, Array]:
-        return make_temporal_order(n, kind, random_state=rng)
-
-    return _train_until_streak(learner, make, answer, 0.1, 8, 200_000)
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"{', '.join(CLASSICS)} or all")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="number of seeds (%(default)s)")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="SEED", help="the first (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="write one JSON document to stdout")
+    parser.add_argument("--list", action="store_true", help="list the tasks")
+    try:
+        arguments = parser.parse_args(argv)
+        if arguments.seeds < 1:
+            parser.error(f"--seeds must be at least 1; got {arguments.seeds}")
+        if arguments.first_seed < 0:
+            parser.error(f"--first-seed must be at least 0; got {arguments.first_seed}")
+        if not arguments.list and arguments.name not in (*CLASSICS, "all"):
+            parser.error(f"NAME must be one of {', '.join(CLASSICS)} or all; got {arguments.name}")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    if arguments.list:
+        titles = {name: classic.title for name, classic in CLASSICS.items()}
+        rows = [f"{name:<18}  {title}" for name, title in titles.items()]
+        print(json.dumps(titles, indent=2) if arguments.json else "\n".join(rows))
+        return 0
+    results = []
+    for name in CLASSICS if arguments.name == "all" else [arguments.name]:
+        first = arguments.first_seed
+        runs = [run_classic(name, seed) for seed in range(first, first + arguments.seeds)]
+        results.append(summary(runs))
+        if not arguments.json:
+            print(_report(results[-1]), end="\n\n", flush=True)
+    if arguments.json:
+        print(json.dumps(results if arguments.name == "all" else results[0], indent=2, allow_nan=False))
+    return 0 if all(found["median_seed_solved"] for found in results) else 1
 
 
-def _illegal(learner: Learner, data: tuple[Sequences, Array, Array]) -> Array:
-    """At which steps some impossible symbol is as active as a possible one."""
-    X, _, possible = data
-    outputs = learner.predict(X)
-    low = np.where(possible, outputs, np.inf).min(axis=1)
-    return np.asarray(low <= np.where(possible, -np.inf, outputs).max(axis=1))
-
-
-def _embedded_reber(seed: int) -> tuple[Learner, Clock, Test]:
-    rng = np.random.default_rng(seed)
-    learner = Learner(
-        7, 6, 7, cell="nfg", biases={}, every_step=True, rng=rng, learning_rate=0.04, beta2=0.98
-    )
-    train, test = make_embedded_reber(256, random_state=rng), make_embedded_reber(256, random_state=rng)
-    following = Sequences(train[1][:, None], train[0].offsets)
-    watch, seen, solved = _Stopwatch(), 0, False
-    while seen < 60_000 and not solved:
-        order = rng.permutation(256)
-        X, y = train[0][order], following[order].values[:, 0]
-        for sequences, rows, starts, lengths in _batches(X, 4):
-            _, gradient = softmax_cross_entropy(learner.forward(X.values, starts, lengths), y[rows])
-            learner.learn(gradient)
-            seen += sequences.stop - sequences.start
-        solved = not (_illegal(learner, train).any() or _illegal(learner, test).any())
-    clock = watch.stop(solved, seen)
-    fresh = make_embedded_reber(_FRESH, random_state=rng)
-    illegal = _illegal(learner, fresh)
-    wrong = np.logical_or.reduceat(illegal, fresh[0].offsets[:-1])
-    return learner, clock, (int(wrong.sum()), _FRESH, float(illegal.mean()))
+if __name__ == "__main__":
+    sys.exit(main())

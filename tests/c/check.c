@@ -5,7 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PRINTED_FAILURES = 25, CHILD_SECONDS = 60 };
+enum { PRINTED_FAILURES = 25, CHILD_SECONDS = 30 };
 
 static long long checks, failures;
 static char context[256];

@@ -16,7 +16,7 @@ void check_context(const char *format, ...) __attribute__((format(printf, 1, 2))
 int check_report(void);
 int check_failed(void);
 
-/* fork(); the child is killed after a minute. */
+/* fork(); the child is killed after half a minute. */
 pid_t check_fork(void);
 /* 1 if the child ended by itself with status 0. */
 int check_joined(pid_t child);

@@ -22,12 +22,20 @@ typedef struct arrays {
     double *weight_ih, *weight_hh, *bias_ih, *bias_hh;
 } arrays;
 
+/* Parameters before those of layer and direction `index`. */
+static int64_t offset_of(const reference *net, int64_t index)
+{
+    int64_t offset = 0;
+    for (int64_t i = 0; i < index; i++)
+        offset += net->gates * net->hidden *
+                  (input_of(net, i / net->directions) + net->hidden + (net->bias ? 2 : 0));
+    return offset;
+}
+
 static arrays arrays_of(const reference *net, double *flat, int64_t index)
 {
     int64_t rows = net->gates * net->hidden;
-    for (int64_t i = 0; i < index; i++)
-        flat += rows * (input_of(net, i / net->directions) + net->hidden + (net->bias ? 2 : 0));
-    arrays found = {.weight_ih = flat};
+    arrays found = {.weight_ih = flat + offset_of(net, index)};
     found.weight_hh = found.weight_ih + rows * input_of(net, index / net->directions);
     found.bias_ih = found.weight_hh + rows * net->hidden;
     found.bias_hh = found.bias_ih + rows;
@@ -44,7 +52,7 @@ void reference_begin(reference *net)
     for (int64_t b = 0; b < net->n; b++)
         net->rows += net->length[b];
     int64_t packed = net->layers * net->directions, state = packed * net->n * net->hidden;
-    net->n_parameters = arrays_of(net, NULL, packed).weight_ih - (double *)NULL;
+    net->n_parameters = offset_of(net, packed);
     net->parameters = doubles(net->n_parameters);
     net->gradients = doubles(net->n_parameters);
     net->x = doubles(net->rows * net->input);
@@ -76,8 +84,8 @@ void reference_begin(reference *net)
 
 void reference_end(reference *net)
 {
-    double *owned[] = {net->parameters, net->gradients, net->x, net->dx, net->y, net->dy,
-                       net->factor};
+    double *owned[] = {net->parameters, net->gradients, net->x,     net->dx,
+                       net->y,          net->dy,        net->factor};
     for (size_t i = 0; i < sizeof owned / sizeof owned[0]; i++)
         free(owned[i]);
     for (int i = 0; i < 2; i++) {
@@ -206,10 +214,9 @@ static void backward_sequence(reference *net, int64_t index, int64_t b, int64_t 
     for (int64_t step = net->length[b]; step-- > 0;) {
         int64_t row = first + (d ? net->length[b] - 1 - step : step), before = row + (d ? 1 : -1);
         const double *x = net->inputs[layer] + row * input;
-        const double *h_prev = step ? net->output[layer] + before * net->columns + d * H
-                                    : net->states_in[0] + at;
-        const double *c_prev =
-            step ? net->cell_state[index] + before * H : net->states_in[1] + at;
+        const double *h_prev =
+            step ? net->output[layer] + before * net->columns + d * H : net->states_in[0] + at;
+        const double *c_prev = step ? net->cell_state[index] + before * H : net->states_in[1] + at;
         for (int64_t u = 0; u < H; u++)
             dh[u] += doutput[row * net->columns + d * H + u];
         differentiate(net, net->saved[index] + row * net->gates * H,

@@ -164,7 +164,7 @@ static void run_alone(fl_team_function function, void *argument, int thread, int
 void fl_team_run(int n_threads, fl_team_function function, void *argument)
 {
 #ifdef _OPENMP
-    if (n_threads > 1) {
+    if (n_threads > 1 && !atomic_load(&forked_after)) {
         atomic_store(&team_used, 1);
 #pragma omp parallel num_threads(n_threads)
         run_alone(function, argument, omp_get_thread_num(), omp_get_num_threads());

@@ -52,6 +52,8 @@ const fl_isa *fl_isa_current(fl_status *status)
 
 fl_status fl_isa_name(const char **name)
 {
+    if (!name)
+        return FL_ERR_ARGUMENT;
     fl_status status;
     const fl_isa *isa = fl_isa_current(&status);
     *name = isa ? isa->name : NULL;
@@ -60,7 +62,7 @@ fl_status fl_isa_name(const char **name)
 
 fl_status fl_isa_available(int32_t index, const char **name, int32_t *available)
 {
-    if (index < 0 || index >= N_CANDIDATES)
+    if (index < 0 || index >= N_CANDIDATES || !name || !available)
         return FL_ERR_ARGUMENT;
     *name = candidates[index].table->name;
     *available = candidates[index].table->compiled && candidates[index].available();

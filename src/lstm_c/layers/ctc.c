@@ -7,7 +7,7 @@
 #include "base/arena.h"
 #include "base/team.h"
 
-enum { ALONE = 4096 }; /* steps times labels that are not worth a second thread */
+enum { ALONE = 16384 }; /* steps times labels that are not worth a second thread */
 
 int64_t fl_ctc_shortest(const int64_t *label, int64_t labels)
 {

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fpenv.h"
 #include "base/rng.h"
 
 static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
@@ -272,11 +273,11 @@ void fl_recurrent_destroy(fl_recurrent *layer)
 
 int32_t fl_recurrent_n_states(const fl_recurrent *layer)
 {
-    return 1 + layer->cell.states;
+    return layer ? 1 + layer->cell.states : 0;
 }
 int64_t fl_recurrent_n_parameters(const fl_recurrent *layer)
 {
-    return layer->n_parameters;
+    return layer ? layer->n_parameters : 0;
 }
 static int arrays_a_direction(const fl_recurrent *layer)
 {
@@ -285,7 +286,7 @@ static int arrays_a_direction(const fl_recurrent *layer)
 
 int32_t fl_recurrent_n_arrays(const fl_recurrent *layer)
 {
-    return layer->n_packed * arrays_a_direction(layer);
+    return layer ? layer->n_packed * arrays_a_direction(layer) : 0;
 }
 
 fl_status fl_recurrent_parameter(const fl_recurrent *layer, int32_t index, fl_parameter *parameter)
@@ -309,21 +310,29 @@ fl_status fl_recurrent_load(fl_recurrent *layer, const void *parameters)
 {
     if (!layer || !parameters)
         return FL_ERR_ARGUMENT;
+    fl_fpenv saved = fl_fpenv_enter();
     if (layer->config.dtype == FL_FLOAT64)
         fl_recurrent_pack_f64(layer, parameters);
     else
         fl_recurrent_pack_f32(layer, parameters);
+    fl_fpenv_leave(saved);
     layer->loaded = 1;
     return FL_OK;
 }
 
 static fl_status check_forward(const fl_recurrent *layer, const fl_forward *call, fl_ragged *ragged)
 {
-    if (!layer->loaded || !call->x || (call->y && !call->y_start))
+    if (!layer->loaded || !call->x || !call->x_rows.start || !call->x_rows.length ||
+        (call->y && !call->y_start))
         return FL_ERR_ARGUMENT;
     fl_status status = fl_ragged_check(ragged, &call->x_rows, call->x_total);
     if (status == FL_OK && call->y)
         status = fl_ragged_check_rows(&call->x_rows, call->y_start, call->y_total);
+    int64_t wide = layer->gate_stride + layer->cell.states * layer->plane +
+                   layer->config.hidden_size * layer->directions + layer->config.input_size,
+            total;
+    if (status == FL_OK && __builtin_mul_overflow(ragged->rows, 16 * wide, &total))
+        status = FL_ERR_OVERFLOW;
     return status;
 }
 
@@ -337,8 +346,10 @@ fl_status fl_recurrent_forward(const fl_recurrent *layer, const fl_forward *call
     if (status != FL_OK)
         return status;
     tape->training = call->tape != NULL;
+    fl_fpenv saved = fl_fpenv_enter();
     status = layer->config.dtype == FL_FLOAT64 ? fl_recurrent_forward_f64(layer, call, tape)
                                                : fl_recurrent_forward_f32(layer, call, tape);
+    fl_fpenv_leave(saved);
     if (tape == &local)
         fl_arena_release(&local.arena);
     else if (status == FL_OK)
@@ -373,8 +384,10 @@ fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *ca
         status = check_rows(&call->tape->ragged, call->dx, call->dx_start, call->dx_total);
     if (status != FL_OK)
         return status;
+    fl_fpenv saved = fl_fpenv_enter();
     status = layer->config.dtype == FL_FLOAT64 ? fl_recurrent_backward_f64(layer, call)
                                                : fl_recurrent_backward_f32(layer, call);
+    fl_fpenv_leave(saved);
     if (status == FL_OK)
         call->tape->layer_id = 0;
     return status;
@@ -382,7 +395,7 @@ fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *ca
 
 const char *fl_recurrent_slot_names(const fl_recurrent *layer)
 {
-    return layer->cell.slot_names;
+    return layer ? layer->cell.slot_names : "";
 }
 
 fl_status fl_tape_read(const fl_recurrent *layer, const fl_tape *tape, const fl_record *record)
@@ -407,6 +420,8 @@ fl_status fl_tape_read(const fl_recurrent *layer, const fl_tape *tape, const fl_
 
 fl_status fl_tape_create(fl_tape **tape)
 {
+    if (!tape)
+        return FL_ERR_ARGUMENT;
     *tape = calloc(1, sizeof **tape);
     return *tape ? FL_OK : FL_ERR_NOMEM;
 }
@@ -422,5 +437,5 @@ void fl_tape_destroy(fl_tape *tape)
 
 int64_t fl_tape_bytes(const fl_tape *tape)
 {
-    return (int64_t)(tape->arena.capacity + tape->backward_arena.capacity);
+    return tape ? (int64_t)(tape->arena.capacity + tape->backward_arena.capacity) : 0;
 }

@@ -45,8 +45,11 @@ static void stream_layout(fl_stream *stream, fl_arena *arena)
 
 fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **out)
 {
-    if (!layer || !layer->loaded || n < 1 || layer->directions != 1)
+    if (!layer || !out || !layer->loaded || n < 1 || layer->directions != 1)
         return FL_ERR_ARGUMENT;
+    int64_t total;
+    if (__builtin_mul_overflow(n, 64 * layer->plane * layer->config.num_layers, &total))
+        return FL_ERR_OVERFLOW;
     fl_stream *stream = calloc(1, sizeof *stream);
     if (!stream)
         return FL_ERR_NOMEM;
@@ -64,10 +67,12 @@ fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **out
         return status;
     }
     stream_layout(stream, &stream->arena);
+    fl_fpenv saved = fl_fpenv_enter();
     double work = (double)layer->gate_columns *
                   (double)(layer->packed[0].input + layer->config.hidden_size) * (double)n;
     int wanted = fl_team_size(0), most = (int)(work / MACS_A_STREAM_THREAD);
     stream->n_threads = most < 2 ? 1 : most < wanted ? most : wanted;
+    fl_fpenv_leave(saved);
     fl_stream_reset(stream, -1);
     *out = stream;
     return FL_OK;
@@ -175,8 +180,19 @@ static void copy_state(const fl_stream *stream, int index, char *values, int int
         }
 }
 
+/* 1 if every state has an array. */
+static int complete(const fl_stream *stream, const void *const *states)
+{
+    for (int i = 0; stream && states && i < fl_recurrent_n_states(stream->layer); i++)
+        if (!states[i])
+            return 0;
+    return stream && states;
+}
+
 fl_status fl_stream_get(const fl_stream *stream, void *const *states)
 {
+    if (!complete(stream, (const void *const *)states))
+        return FL_ERR_ARGUMENT;
     for (int i = 0; i < fl_recurrent_n_states(stream->layer); i++)
         copy_state(stream, i, states[i], 0);
     return FL_OK;
@@ -184,6 +200,8 @@ fl_status fl_stream_get(const fl_stream *stream, void *const *states)
 
 fl_status fl_stream_set(fl_stream *stream, const void *const *states)
 {
+    if (!complete(stream, states))
+        return FL_ERR_ARGUMENT;
     for (int i = 0; i < fl_recurrent_n_states(stream->layer); i++)
         copy_state(stream, i, (char *)(uintptr_t)states[i], 1);
     return FL_OK;
@@ -191,7 +209,7 @@ fl_status fl_stream_set(fl_stream *stream, const void *const *states)
 
 fl_status fl_stream_reset(fl_stream *stream, int64_t which)
 {
-    if (which < -1 || which >= stream->n)
+    if (!stream || which < -1 || which >= stream->n)
         return FL_ERR_ARGUMENT;
     const fl_recurrent *layer = stream->layer;
     int64_t first = which < 0 ? 0 : which, count = which < 0 ? stream->n : 1;
