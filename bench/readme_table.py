@@ -48,7 +48,7 @@ def _cells(summary: dict[str, Any]) -> list[str]:
     if summary["best_peer"] is None:
         return [format_seconds(summary["ours_s"]), "-", "-"]
     peer = f"{format_seconds(summary['best_peer_s'])} ({summary['best_peer']})"
-    return [format_seconds(summary["ours_s"]), peer, f"**{summary['ratio']:.1f}x**"]
+    return [format_seconds(summary["ours_s"]), peer, f"**{summary['ratio']:.2f}x**"]
 
 
 def _heading(document: dict[str, Any]) -> list[str]:

@@ -248,7 +248,7 @@ def test_readme_table_replaces_what_is_between_the_markers(tmp_path: Path):
     assert table.main(arguments) == 0
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    assert "training (forward + backward), ragged" in text and "**2.0x**" in text
+    assert "training (forward + backward), ragged" in text and "**2.00x**" in text
     assert "instruction set in use: avx512" in text
     assert table.main([*arguments, "--check"]) == 0
 

@@ -13,13 +13,4 @@ static const fl_cell_facts FL_T(cifg_facts) = {.name = "cifg",
                                                .states = 1};
 static const fl_lstm_variant FL_T(cifg_variant) = {.i = -1, .f = 0, .g = 1, .o = 2, .tied = 1};
 
-FL_INLINE void FL_T(cifg_forward)(FL_T(fl_unit) * u)
-{
-    FL_T(lstm_family_forward)(u, FL_T(cifg_variant));
-}
-FL_INLINE void FL_T(cifg_backward)(FL_T(fl_unit) * u)
-{
-    FL_T(lstm_family_backward)(u, FL_T(cifg_variant));
-}
-
-#include "kernels/recurrent_cell.h"
+#include "cells/lstm_variant.h"

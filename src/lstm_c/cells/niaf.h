@@ -12,13 +12,4 @@ static const fl_cell_facts FL_T(niaf_facts) = {.name = "niaf",
 static const fl_lstm_variant FL_T(niaf_variant) = {
     .i = 0, .f = 1, .g = 2, .o = 3, .linear_input = 1};
 
-FL_INLINE void FL_T(niaf_forward)(FL_T(fl_unit) * u)
-{
-    FL_T(lstm_family_forward)(u, FL_T(niaf_variant));
-}
-FL_INLINE void FL_T(niaf_backward)(FL_T(fl_unit) * u)
-{
-    FL_T(lstm_family_backward)(u, FL_T(niaf_variant));
-}
-
-#include "kernels/recurrent_cell.h"
+#include "cells/lstm_variant.h"

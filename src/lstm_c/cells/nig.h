@@ -11,13 +11,4 @@ static const fl_cell_facts FL_T(nig_facts) = {.name = "nig",
                                               .states = 1};
 static const fl_lstm_variant FL_T(nig_variant) = {.i = -1, .f = 0, .g = 1, .o = 2};
 
-FL_INLINE void FL_T(nig_forward)(FL_T(fl_unit) * u)
-{
-    FL_T(lstm_family_forward)(u, FL_T(nig_variant));
-}
-FL_INLINE void FL_T(nig_backward)(FL_T(fl_unit) * u)
-{
-    FL_T(lstm_family_backward)(u, FL_T(nig_variant));
-}
-
-#include "kernels/recurrent_cell.h"
+#include "cells/lstm_variant.h"

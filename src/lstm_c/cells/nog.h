@@ -11,13 +11,4 @@ static const fl_cell_facts FL_T(nog_facts) = {.name = "nog",
                                               .states = 1};
 static const fl_lstm_variant FL_T(nog_variant) = {.i = 0, .f = 1, .g = 2, .o = -1};
 
-FL_INLINE void FL_T(nog_forward)(FL_T(fl_unit) * u)
-{
-    FL_T(lstm_family_forward)(u, FL_T(nog_variant));
-}
-FL_INLINE void FL_T(nog_backward)(FL_T(fl_unit) * u)
-{
-    FL_T(lstm_family_backward)(u, FL_T(nog_variant));
-}
-
-#include "kernels/recurrent_cell.h"
+#include "cells/lstm_variant.h"

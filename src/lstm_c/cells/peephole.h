@@ -16,13 +16,4 @@ static const fl_cell_facts FL_T(peephole_facts) = {.name = "peephole",
 static const fl_lstm_variant FL_T(peephole_variant) = {
     .i = 0, .f = 1, .g = 2, .o = 3, .peepholes = 1};
 
-FL_INLINE void FL_T(peephole_forward)(FL_T(fl_unit) * u)
-{
-    FL_T(lstm_family_forward)(u, FL_T(peephole_variant));
-}
-FL_INLINE void FL_T(peephole_backward)(FL_T(fl_unit) * u)
-{
-    FL_T(lstm_family_backward)(u, FL_T(peephole_variant));
-}
-
-#include "kernels/recurrent_cell.h"
+#include "cells/lstm_variant.h"

@@ -42,17 +42,17 @@ static void FL_T(product)(const FL_T(fl_kernels) * kernels, int64_t rows, int64_
 static fl_status FL_T(dense)(const fl_isa *isa, const fl_dense_call *call)
 {
     const FL_T(fl_kernels) *kernels = &isa->FL_SUFFIX;
-    int64_t width = FL_BLOCK_VECTORS * kernels->lanes, n = call->n, in = call->in, out = call->out;
-    int64_t widest = (in > out ? in : out) + width, deepest = n > in ? n : in;
+    int64_t n = call->n, in = call->in, out = call->out;
+    int64_t widest = in > out ? in : out, deepest = n > widest ? n : widest, packed;
     fl_arena arena = {0};
-    deepest = deepest > out ? deepest : out;
-    if (deepest > INT64_MAX / widest)
+    if (__builtin_add_overflow(widest, FL_BLOCK_VECTORS * kernels->lanes, &widest) ||
+        __builtin_mul_overflow(deepest, widest, &packed))
         return FL_ERR_OVERFLOW;
-    fl_arena_take(&arena, deepest * widest, sizeof(real));
+    fl_arena_take(&arena, packed, sizeof(real));
     fl_status status = fl_arena_commit(&arena);
     if (status != FL_OK)
         return status;
-    real *scratch = fl_arena_take(&arena, deepest * widest, sizeof(real));
+    real *scratch = fl_arena_take(&arena, packed, sizeof(real));
     if (call->y)
         FL_T(product)(kernels, n, in, out, call->x, in, 1, call->weight, 1, in, call->bias, call->y,
                       scratch);
