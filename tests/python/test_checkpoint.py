@@ -89,6 +89,23 @@ def test_best_weights_and_patience_are_resumed(tmp_path, steps: int) -> None:
     assert_same_outcome(full_training(tmp_path, **options, checkpoint_every=2), expected)
 
 
+@pytest.mark.parametrize("every", [None, 1])
+@pytest.mark.parametrize("options", [{}, {"n_iter_no_change": 1, "tol": 10.0}], ids=["max_iter", "patience"])
+def test_stopped_after_the_last_epoch_trains_no_further(tmp_path, options, every) -> None:
+    """The window between the last epoch's checkpoint and the one that says that training is finished."""
+
+    class StopAtTheEnd(Callback):
+        def on_train_end(self, net, **kwargs) -> None:
+            raise Stopped
+
+    expected = full_training(None, **options)
+    with pytest.raises(Stopped):
+        full_training(tmp_path, StopAtTheEnd(), checkpoint_every=every, **options)
+    outcome = full_training(tmp_path, checkpoint_every=every, **options)
+    assert_same_outcome(outcome, expected)
+    assert outcome[1].n_iter == expected[1].n_iter
+
+
 def test_stopped_again_and_again(tmp_path, uninterrupted) -> None:
     for _ in range(4):
         with pytest.raises(Stopped):

@@ -347,13 +347,14 @@ class Trainer:
     def _train(self, run: _Run, state: TrainingState, n_epochs: int, watch: bool = True) -> None:
         """Epochs until `n_epochs` are done or something ends them; then the weights that are to be kept."""
         self._notify("on_train_begin", run)
-        reason: str | None = None
+        # a checkpoint taken after the last epoch goes on to nothing
+        reason = self._reason_to_end(state, n_epochs, watch) if state.batch == 0 else None
         try:
             with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
                 while reason is None:
                     reason = self._epoch(run, state, watch)
-                    if reason is None and state.epoch >= n_epochs:
-                        reason = "max_iter"
+                    if reason is None:
+                        reason = self._reason_to_end(state, n_epochs, watch)
         except KeyboardInterrupt:
             reason = "interrupted"
         finally:
@@ -367,6 +368,12 @@ class Trainer:
         if state.finished:
             self._save(run, state)
         self._warn(reason)
+
+    def _reason_to_end(self, state: TrainingState, n_epochs: int, watch: bool) -> str | None:
+        """Why training ends between two epochs, from the state alone; None if it goes on."""
+        if watch and state.n_no_improvement > self.n_iter_no_change:
+            return "no_improvement"
+        return "max_iter" if state.epoch >= n_epochs else None
 
     def _epoch(self, run: _Run, state: TrainingState, watch: bool) -> str | None:
         """The rest of an epoch, its score and its entry in the history; why training ends, if it does."""
@@ -412,9 +419,7 @@ class Trainer:
         self._notify("on_epoch_end", run, epoch=state.epoch)
         if self.checkpoint_every is None:
             self._save(run, state)
-        if self._stop_wanted:
-            return "callback"
-        return "no_improvement" if watch and state.n_no_improvement > self.n_iter_no_change else None
+        return "callback" if self._stop_wanted else None
 
     def _minibatches(self, run: _Run, state: TrainingState, plan: EpochPlan) -> str | None:
         """The minibatches of `plan` from ``state.batch`` on; returns why training ends, if it does."""
