@@ -8,6 +8,10 @@
 #if defined(__SSE2__)
 #include <xmmintrin.h>
 typedef unsigned int fl_fpenv;
+FL_INLINE fl_fpenv fl_fpenv_current(void)
+{
+    return _mm_getcsr();
+}
 /* Denormals are zero (bit 6), flush to zero (bit 15), all exceptions masked, round to nearest. */
 FL_INLINE fl_fpenv fl_fpenv_enter(void)
 {
@@ -21,6 +25,12 @@ FL_INLINE void fl_fpenv_leave(fl_fpenv saved)
 }
 #elif defined(__aarch64__)
 typedef unsigned long long fl_fpenv;
+FL_INLINE fl_fpenv fl_fpenv_current(void)
+{
+    fl_fpenv word;
+    __asm__ __volatile__("mrs %0, fpcr" : "=r"(word));
+    return word;
+}
 FL_INLINE fl_fpenv fl_fpenv_enter(void)
 {
     fl_fpenv saved;
@@ -34,6 +44,10 @@ FL_INLINE void fl_fpenv_leave(fl_fpenv saved)
 }
 #else
 typedef int fl_fpenv;
+FL_INLINE fl_fpenv fl_fpenv_current(void)
+{
+    return 0;
+}
 FL_INLINE fl_fpenv fl_fpenv_enter(void)
 {
     return 0;

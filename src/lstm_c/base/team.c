@@ -166,7 +166,7 @@ void fl_team_run(int n_threads, fl_team_function function, void *argument)
 #ifdef _OPENMP
     if (n_threads > 1 && !atomic_load(&forked_after)) {
         atomic_store(&team_used, 1);
-        fl_fpenv saved = fl_fpenv_enter(); /* the runtime's own arithmetic raises flags too */
+        fl_fpenv saved = fl_fpenv_current(); /* the runtime's own arithmetic raises flags */
 #pragma omp parallel num_threads(n_threads)
         run_alone(function, argument, omp_get_thread_num(), omp_get_num_threads());
         fl_fpenv_leave(saved);
