@@ -161,14 +161,23 @@ static void run_alone(fl_team_function function, void *argument, int thread, int
     fl_fpenv_leave(saved);
 }
 
+#ifdef _OPENMP
+/* A function of its own: compilers call the runtime at the very start of one that has a region. */
+static __attribute__((noinline)) void run_together(int n_threads, fl_team_function function,
+                                                   void *argument)
+{
+#pragma omp parallel num_threads(n_threads)
+    run_alone(function, argument, omp_get_thread_num(), omp_get_num_threads());
+}
+#endif
+
 void fl_team_run(int n_threads, fl_team_function function, void *argument)
 {
 #ifdef _OPENMP
     if (n_threads > 1 && !atomic_load(&forked_after)) {
         atomic_store(&team_used, 1);
         fl_fpenv saved = fl_fpenv_current(); /* the runtime's own arithmetic raises flags */
-#pragma omp parallel num_threads(n_threads)
-        run_alone(function, argument, omp_get_thread_num(), omp_get_num_threads());
+        run_together(n_threads, function, argument);
         fl_fpenv_leave(saved);
         return;
     }
