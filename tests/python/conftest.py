@@ -20,19 +20,6 @@ settings.register_profile("fastlstm-long", deadline=None, max_examples=500)
 settings.load_profile(os.environ.get("FASTLSTM_HYPOTHESIS_PROFILE", "fastlstm"))
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: minutes, not seconds; run with -m long")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "long" in (config.getoption("-m") or ""):
-        return
-    skip = pytest.mark.skip(reason="long tier: run with -m long")
-    for item in items:
-        if "long" in item.keywords:
-            item.add_marker(skip)
-
-
 @pytest.fixture
 def restore_threads() -> Iterator[None]:
     """Give the number of threads back as it was found."""

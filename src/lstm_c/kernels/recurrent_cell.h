@@ -1,6 +1,6 @@
 /* Step kernels of one cell: the register tile with the cell's own pointwise body as its epilogue.
- * Included by each cell's file, which has defined FL_CELL (its name), <cell>_GATES, <cell>_STATES
- * and <cell>_forward / <cell>_backward on fl_unit.
+ * Included by each cell's file, which has defined FL_CELL (its name), <cell>_facts and
+ * <cell>_forward / <cell>_backward on fl_unit.
  *
  * Forward, per tile: accumulators start from the hoisted input projection or the bias, take x W
  * (when not hoisted) and h U, and go through the cell in registers; what is written is h, the

@@ -161,12 +161,18 @@ static int parameter_shapes(const fl_recurrent *layer, int64_t input, fl_paramet
     return count;
 }
 
-static int64_t fl_parameters_of(const fl_recurrent *layer, int64_t input)
+static int64_t array_size(const fl_parameter *shape)
+{
+    return shape->rows * (shape->columns ? shape->columns : 1);
+}
+
+/* Parameters of one layer and direction. */
+static int64_t parameters_of(const fl_recurrent *layer, int64_t input)
 {
     fl_parameter shapes[FL_MAX_ARRAYS];
     int64_t total = 0;
     for (int k = 0, count = parameter_shapes(layer, input, shapes); k < count; k++)
-        total += shapes[k].rows * (shapes[k].columns ? shapes[k].columns : 1);
+        total += array_size(&shapes[k]);
     return total;
 }
 
@@ -197,7 +203,7 @@ static fl_status derive_sizes(fl_recurrent *layer)
             layer->packed[index].input = input;
             layer->packed[index].offset = parameters;
         }
-        parameters += fl_parameters_of(layer, input);
+        parameters += parameters_of(layer, input);
     }
     layer->n_parameters = parameters;
     return FL_OK;
@@ -298,7 +304,7 @@ fl_status fl_recurrent_parameter(const fl_recurrent *layer, int32_t index, fl_pa
     parameter_shapes(layer, layer->packed[place].input, shapes);
     int64_t offset = layer->packed[place].offset;
     for (int k = 0; k < index % kinds; k++)
-        offset += shapes[k].rows * (shapes[k].columns ? shapes[k].columns : 1);
+        offset += array_size(&shapes[k]);
     *parameter = shapes[index % kinds];
     parameter->layer = place / layer->directions;
     parameter->direction = place % layer->directions;
