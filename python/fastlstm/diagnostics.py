@@ -26,6 +26,7 @@ Array = NDArray[Any]
 __all__ = ["GradientFlow", "gradient_flow"]
 
 _LOGISTIC = frozenset("iforz")  # gates with values between 0 and 1
+_EXPONENTIAL = {"slstm": "if", "slstm_exp": "if"}  # but not in these cells
 _LOW, _HIGH = 0.1, 0.9
 
 
@@ -250,7 +251,7 @@ def _gate_saturation(layer: Any, sequences: Sequences) -> dict[str, tuple[float,
     real = np.arange(int(sequences.lengths.max())) < sequences.lengths[:, None]
     found = {}
     for name, value in gates.items():
-        if name in _LOGISTIC:
+        if name in _LOGISTIC and name not in _EXPONENTIAL.get(layer.cell, ""):
             activations = value[:, real]
             found[name] = (float(np.mean(activations < _LOW)), float(np.mean(activations > _HIGH)))
     return found

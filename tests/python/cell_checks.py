@@ -117,12 +117,18 @@ def make_problem(variant: Variant, case: Case, seed: int = 0) -> Problem:
         variant.name, case.input_size, case.hidden_size, case.num_layers, case.bidirectional, case.bias
     )
     size = (case.num_layers * (1 + case.bidirectional), case.batch, case.hidden_size)
+
+    def initial(k: int) -> Array:
+        """h, c, n, m; the normaliser n is at least 1 after any step."""
+        value = 0.5 * normal(*size)
+        return 1.0 + np.abs(value) if k == 2 else value
+
     return Problem(
         case=case,
         parameters={name: rounded(rng.uniform(-bound, bound, shape)) for name, shape in shapes.items()},
         x=normal(case.batch, case.time, case.input_size),
         lengths=draw_lengths(case, rng),
-        state=tuple(0.5 * normal(*size) for _ in range(facts.n_states)) if case.with_state else None,
+        state=tuple(initial(k) for k in range(facts.n_states)) if case.with_state else None,
         dy=normal(case.batch, case.time, case.hidden_size * (1 + case.bidirectional)),
         dstate=tuple(normal(*size) for _ in range(facts.n_states)),
     )

@@ -6,7 +6,8 @@ checked against the equations. A step gets the states before it (h, or h and c) 
 
 Sources: Elman, Cognitive Science 14, 1990 (rnn); Gers, Schmidhuber and Cummins, Neural Computation 12(10),
 2000 (lstm); Gers, Schraudolph and Schmidhuber, JMLR 3, 2002 (peephole); Greff et al., arXiv 1503.04069 (cifg
-and the cells without one part); Cho et al., arXiv 1406.1078v1 (gru).
+and the cells without one part); Cho et al., arXiv 1406.1078v1 (gru); Beck et al., arXiv
+2405.04517 (slstm).
 """
 
 from __future__ import annotations
@@ -119,6 +120,24 @@ def gru(w: Weights, x: Array, h: Array) -> tuple[Array, ...]:
     return ((1.0 - z) * n + z * h,)
 
 
+def log_sigmoid(z: Array) -> Array:
+    return -np.logaddexp(0.0, -z)
+
+
+def slstm(
+    w: Weights, x: Array, h: Array, c: Array, n: Array, m: Array, log_forget: Squash = log_sigmoid
+) -> tuple[Array, ...]:
+    """Exponential gates relative to m, a normaliser n; n = 0 is no history."""
+    log_i = w.x("i", x) + w.h("i", h)
+    log_f = log_forget(w.x("f", x) + w.h("f", h))
+    g = np.tanh(w.x("g", x) + w.h("g", h))
+    o = sigmoid(w.x("o", x) + w.h("o", h))
+    new = np.where(n == 0.0, log_i, np.maximum(log_f + m, log_i))
+    i, f = np.exp(log_i - new), np.where(n == 0.0, 0.0, np.exp(log_f + m - new))
+    c, n = f * c + i * g, f * n + i
+    return o * c / n, c, n, new
+
+
 @dataclass(frozen=True)
 class Cell:
     """Gates in the order of their rows in weight_ih and in weight_hh, and those with peephole weights."""
@@ -145,6 +164,8 @@ CELLS: dict[str, Cell] = {
     "niaf": Cell(niaf, "ifgo", "ifgo"),
     "noaf": Cell(partial(lstm, squash=identity), "ifgo", "ifgo"),
     "gru": Cell(gru, "rzn", "rzn", n_states=1),
+    "slstm": Cell(slstm, "ifgo", "ifgo", n_states=4),
+    "slstm_exp": Cell(partial(slstm, log_forget=identity), "ifgo", "ifgo", n_states=4),
 }
 #: What `cell_activation="identity"` makes of a cell.
 WITH_IDENTITY = {

@@ -14,7 +14,20 @@ from fastlstm.network import SequenceNetwork
 from fastlstm.plotting import GradientFlowDisplay
 from fastlstm.sequences import as_sequences
 
-CELLS = ("lstm", "peephole", "peephole_article", "cifg", "nig", "nfg", "nog", "niaf", "noaf", "gru", "rnn")
+CELLS = (
+    "lstm",
+    "peephole",
+    "peephole_article",
+    "cifg",
+    "nig",
+    "nfg",
+    "nog",
+    "niaf",
+    "noaf",
+    "gru",
+    "slstm",
+    "rnn",
+)
 LENGTHS = (9, 4, 6)
 
 

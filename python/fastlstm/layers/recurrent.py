@@ -71,6 +71,10 @@ class LSTM(Parameterized):
         - "nig", "nfg", "nog": no input, forget, output gate; "niaf", "noaf": no input, output activation
           (the ablations of Greff et al., arXiv 1503.04069, on the LSTM without peepholes)
         - "gru": gates r, z, n with the reset gate after the recurrent product (arXiv 1406.1078v1), as PyTorch's
+        - "slstm", "slstm_exp": exponential input gate, i = exp(.), forget gate f = sigmoid(.) or exp(.), and a
+          normaliser: c = f * c_prev + i * g, n = f * n_prev + i, h = o * c / n; computed relative to the running
+          maximum m of the gates' logarithms, so that nothing overflows (Beck et al., xLSTM, arXiv 2405.04517).
+          States h, c, n, m; n = 0 means no history
         - "rnn", "rnn_relu": h = tanh(W x + U h_prev + b), or max(0, .) (Elman, Cognitive Science 14, 1990)
     bidirectional : bool, default=False
         Add a second direction that reads each sequence from its own end; outputs are concatenated.
@@ -178,8 +182,8 @@ class LSTM(Parameterized):
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """Names of the states in the order of state tuples: ("h", "c") or ("h",)."""
-        return ("h", "c")[: self._core.n_states]
+        """Names of the states in the order of state tuples: ("h", "c"), ("h",), or ("h", "c", "n", "m")."""
+        return ("h", "c", "n", "m")[: self._core.n_states]
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, JSON-able."""
@@ -276,8 +280,8 @@ class LSTM(Parameterized):
         dict
             ``"y"`` and ``"state"`` as from calling the layer; ``"c"`` for cells that have it, and ``"gates"``, a
             dict of the activated gates by letter (i, f, g, o; r, z, n and u, the recurrent part of n, for a GRU;
-            h for a plain recurrent network); each (num_layers * directions, batch, time, hidden_size), zero
-            after a sequence's end.
+            h for a plain recurrent network; for "slstm" i and f are the logarithms of those gates); each
+            (num_layers * directions, batch, time, hidden_size), zero after a sequence's end.
         """
         y, final, tape = self.forward(x, state, lengths)
         names = self._core.slot_names

@@ -10,6 +10,7 @@
 #include "kernels/reductions.h"
 
 #include "cells/unit.h"
+#include "cells/exponential_gates.h"
 #include "cells/lstm_family.h"
 #include "fl_cells.h" /* written by CMake from the list of cells: includes each cell, defines FL_CELLS */
 

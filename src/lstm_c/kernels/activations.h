@@ -14,6 +14,8 @@
 #define v_expm1 FL_T(v_expm1)
 #define v_sigmoid FL_T(v_sigmoid)
 #define v_tanh FL_T(v_tanh)
+#define v_exp_negative FL_T(v_exp_negative)
+#define v_log_sigmoid FL_T(v_log_sigmoid)
 
 #undef FL_ROUND_MAGIC
 #undef FL_MANTISSA_BITS
@@ -60,17 +62,31 @@ FL_INLINE vec FL_T(v_expm1_tail)(vec r)
     return p;
 }
 
-/* exp(z) - 1 for z in the range where 2^round(z / ln2) is a normal number. */
-FL_INLINE vec v_expm1(vec z)
+/* exp(z) = scale (1 + tail) for z in the range where scale = 2^round(z / ln2) is a normal number.
+ */
+FL_INLINE vec FL_T(v_exp_parts)(vec z, vec *scale)
 {
     const vec magic = v_set1((real)FL_ROUND_MAGIC);
     vec shifted = v_fma(z, v_set1((real)1.4426950408889634), magic);
     vec n = shifted - magic;
     vec r = v_fnma(n, v_set1((real)FL_LN2_LOW), v_fnma(n, v_set1((real)FL_LN2_HIGH), z));
-    vec tail = v_fma(r * r, FL_T(v_expm1_tail)(r), r);
-    vec scale = (vec)(((ivec)shifted << FL_MANTISSA_BITS) +
-                      ((ivec){0} + ((FL_T(lane))FL_EXPONENT_BIAS << FL_MANTISSA_BITS)));
+    *scale = (vec)(((ivec)shifted << FL_MANTISSA_BITS) +
+                   ((ivec){0} + ((FL_T(lane))FL_EXPONENT_BIAS << FL_MANTISSA_BITS)));
+    return v_fma(r * r, FL_T(v_expm1_tail)(r), r);
+}
+
+/* exp(z) - 1, same range. */
+FL_INLINE vec v_expm1(vec z)
+{
+    vec scale, tail = FL_T(v_exp_parts)(z, &scale);
     return v_fma(tail, scale, scale - v_set1(1));
+}
+
+/* exp(z) for z <= 0; below the limit of sigmoid what it is there. */
+FL_INLINE vec v_exp_negative(vec z)
+{
+    vec scale, tail = FL_T(v_exp_parts)(v_max(v_set1(-(real)FL_SIGMOID_LIMIT + 1), z), &scale);
+    return v_fma(tail, scale, scale);
 }
 
 FL_INLINE vec FL_T(v_clamp)(vec x, real limit)
@@ -88,6 +104,25 @@ FL_INLINE vec v_tanh(vec x)
 {
     vec m = v_expm1(FL_T(v_clamp)(x * v_set1(-2), (real)FL_TANH_LIMIT));
     return (v_zero() - m) / (v_set1(2) + m);
+}
+
+/* log(1 + t) for t in [0, 1]: 2 atanh(s) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...) at s = t / (2 + t) <=
+ * 1 / 3. */
+FL_INLINE vec FL_T(v_log1p_unit)(vec t)
+{
+    enum { TERMS = FL_DOUBLE ? 17 : 8 };
+    vec s = t / (v_set1(2) + t), square = s * s, sum = v_set1((real)1 / (2 * TERMS - 1));
+    FL_UNROLL
+    for (int k = TERMS - 1; k > 0; k--)
+        sum = v_fma(sum, square, v_set1((real)1 / (2 * k - 1)));
+    return (s + s) * sum;
+}
+
+/* log(sigmoid(x)), never above 0. */
+FL_INLINE vec v_log_sigmoid(vec x)
+{
+    vec t = v_exp_negative(v_min(x, v_zero() - x));
+    return v_min(v_zero(), x) - FL_T(v_log1p_unit)(t);
 }
 
 #define FL_ACTIVATION_LOOP(name)                                                                   \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,42 @@ def test_configuration_builds_the_same_layer(variant: Variant) -> None:
     again.load_parameters(layer.parameters)
     x = cell_checks.make_problem(variant, cell_checks.STACKED).x
     np.testing.assert_array_equal(again(x)[0], layer(x)[0])
+
+
+@pytest.mark.parametrize(("cell", "forget"), [("slstm", cell_reference.sigmoid), ("slstm_exp", np.exp)])
+def test_the_stabilised_cell_is_the_plain_equations(
+    cell: str, forget: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Where exp does not overflow: i = exp(.), c = f c + i g, n = f n + i, h = o c / n."""
+    layer = LSTM(3, 5, cell=cell, dtype="float64", random_state=0)
+    x = 3.0 * np.random.default_rng(0).standard_normal((1, 30, 3))
+    w, u, b = (layer.parameters[f"{name}_l0"] for name in ("weight_ih", "weight_hh", "bias_ih"))
+    h, c, n = np.zeros((3, 5))
+    y, state = layer(x)
+    for t in range(30):
+        i, f, g, o = np.split(w @ x[0, t] + b + u @ h + layer.parameters["bias_hh_l0"], 4)
+        c = forget(f) * c + np.exp(i) * np.tanh(g)
+        n = forget(f) * n + np.exp(i)
+        h = cell_reference.sigmoid(o) * c / n
+        np.testing.assert_allclose(y[0, t], h, rtol=1e-11)
+    scale = np.exp(state[3][0, 0])
+    np.testing.assert_allclose(state[1][0, 0] * scale, c, rtol=1e-11)
+    np.testing.assert_allclose(state[2][0, 0] * scale, n, rtol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("cell", ["slstm", "slstm_exp"])
+def test_exponential_gates_do_not_overflow(cell: str, dtype: str) -> None:
+    """Pre-activations of +-1e6, and 2,000 steps of them."""
+    layer = LSTM(2, 4, cell=cell, dtype=dtype, random_state=0)
+    layer.load_parameters({name: 1e3 * value for name, value in layer.parameters.items()})
+    x = 1e3 * np.random.default_rng(0).standard_normal((2, 2000, 2))
+    y, state, tape = layer.forward(x)
+    dx, _, grads = layer.backward(tape, np.ones_like(y))
+    for value in (y, *state, dx, *grads.values()):
+        assert np.isfinite(value).all()
+    assert np.abs(y).max() <= 1.0
+    assert state[2].min() >= 1.0  # the normaliser
 
 
 def test_the_classes_are_the_cells() -> None:

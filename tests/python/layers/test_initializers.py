@@ -20,6 +20,8 @@ ORDER = {
     "nfg": "igo",
     "nog": "ifg",
     "gru": "rzn",
+    "slstm": "ifgo",
+    "slstm_exp": "ifgo",
     "rnn": "h",
     "rnn_relu": "h",
 }
