@@ -135,7 +135,7 @@ def gradient_flow(
         raise ValueError("gradient_flow needs a sequence of at least two time steps; X has none")
     tails = np.minimum(sequences.lengths - 1, longest if max_lag is None else as_size(max_lag, "max_lag"))
     order = np.argsort(-tails, kind="stable")
-    copy = _float64_copy(encoder)
+    copy = encoder.without_noise("float64")
     final, tapes = _forward(copy, sequences, order, tails[order])
     dtop = _loss_gradient(network, final[0][-1], y, loss, order)
     norms = _norms_by_lag(copy, tapes, dtop, len(order))
@@ -169,16 +169,6 @@ def _parts(given: Any, y: Any) -> tuple[Any, SequenceNetwork | None]:
     if y is not None and network is None:
         raise ValueError("y needs a network, whose head turns the last state into outputs; got a layer")
     return encoder, network
-
-
-def _float64_copy(encoder: Any) -> Any:
-    """Layer with the same parameters in float64, without dropout."""
-    config = encoder.get_config()
-    off = {name: 0.0 for name in config if name.endswith("dropout")}
-    copy = encoder.from_config({**config, **off, "dtype": "float64"})
-    copy.load_parameters(encoder.parameters)
-    copy.n_threads = encoder.n_threads
-    return copy
 
 
 def _forward(

@@ -60,6 +60,8 @@ _ARCHITECTURE = (
     "bidirectional",
     "dropout",
     "recurrent_dropout",
+    "weight_dropout",
+    "weight_noise",
     "pooling",
     "precision",
 )
@@ -73,6 +75,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "bidirectional": (Boolean(),),
     "dropout": (_SHARE,),
     "recurrent_dropout": (_SHARE,),
+    "weight_dropout": (_SHARE,),
+    "weight_noise": (Number(0.0),),
     "pooling": (Choice(POOLINGS),),
     "solver": (
         Choice(("adam", "adamw", "nadam", "rmsprop", "sgd")),
@@ -206,6 +210,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             bidirectional=self.bidirectional,
             dropout=self.dropout if self.num_layers > 1 else 0.0,
             recurrent_dropout=self.recurrent_dropout,
+            weight_dropout=self.weight_dropout,
+            weight_noise=self.weight_noise,
             dtype=self.precision,
             random_state=rng,
         )

@@ -45,8 +45,13 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
     dropout : float, default=0.0
         Share of the outputs of each layer that is zeroed during training.
     recurrent_dropout : float, default=0.0
-        Share of the cell updates that is zeroed during training (Semeniuta et al. 2016); no cell of
-        this version has it.
+        Share of the cell updates that is zeroed during training (Semeniuta et al. 2016); not for the
+        plain recurrent cells.
+    weight_dropout : float, default=0.0
+        Share of the recurrent weights that each minibatch leaves out (DropConnect, Merity et al. 2017).
+    weight_noise : float, default=0.0
+        Standard deviation of the Gaussian noise that each minibatch adds to the recurrent layers'
+        parameters (Graves 2011).
     pooling : {"last", "mean", "max"}, default="last"
         What the classifying layer sees: the final hidden state, or the mean or maximum over time.
     solver : {"adam", "adamw", "nadam", "rmsprop", "sgd"} or Optimizer, default="adam"
@@ -149,6 +154,8 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         bidirectional: bool = False,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        weight_noise: float = 0.0,
         pooling: str = "last",
         solver: Any = "adam",
         learning_rate_init: float = 1e-3,
@@ -178,6 +185,8 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         self.bidirectional = bidirectional
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
+        self.weight_dropout = weight_dropout
+        self.weight_noise = weight_noise
         self.pooling = pooling
         self.solver = solver
         self.learning_rate_init = learning_rate_init

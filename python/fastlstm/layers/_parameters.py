@@ -44,6 +44,15 @@ def as_fraction(value: Any, name: str) -> float:
     return float(value)
 
 
+def as_deviation(value: Any, name: str) -> float:
+    """A finite number >= 0; anything else is a TypeError or ValueError naming the argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0.0 <= value < np.inf:
+        raise ValueError(f"{name} must be a finite number, at least 0, got {value}")
+    return float(value)
+
+
 def as_lengths(lengths: Any, n: int, steps: int) -> np.ndarray:
     """Real steps of each of `n` sequences, int64: 1 to `steps`, or all of them for None."""
     if lengths is None:

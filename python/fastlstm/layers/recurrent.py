@@ -11,6 +11,7 @@ import numpy as np
 from fastlstm import _core
 from fastlstm.layers._parameters import (
     Parameterized,
+    as_deviation,
     as_dtype,
     as_fraction,
     as_generator,
@@ -20,18 +21,31 @@ from fastlstm.layers._parameters import (
 )
 
 CELLS = tuple(_core.cells())
+_NOISE = ("dropout", "recurrent_dropout", "weight_dropout", "weight_noise")
 _IDENTITY = {"lstm": "noaf", "peephole": "peephole_identity", "peephole_article": "peephole_article_identity"}
 
 
 class Tape:
     """What a training forward pass leaves for the backward pass. Reusable: its memory grows to the largest call."""
 
-    __slots__ = ("core", "layer", "lengths", "padded_steps", "starts", "version", "y_starts")
+    __slots__ = (
+        "core",
+        "kept",
+        "layer",
+        "lengths",
+        "padded_steps",
+        "starts",
+        "version",
+        "weights",
+        "y_starts",
+    )
 
     def __init__(self) -> None:
         self.core = _core.Tape()
         self.layer: LSTM | None = None
         self.version = 0
+        self.weights: np.ndarray | None = None  # of the call, where they are not the layer's own
+        self.kept: dict[str, np.ndarray] = {}  # factors of the weights that are dropped
         self.lengths: np.ndarray
         self.starts: np.ndarray
         self.y_starts: np.ndarray
@@ -85,6 +99,11 @@ class LSTM(Parameterized):
     recurrent_dropout : float, default=0.0
         Fraction of the cell input (g; the candidate n of a GRU) dropped while training, one mask per sequence, so
         that memory is not lost (Semeniuta, Severyn and Barth, COLING 2016). Not for the plain recurrent cells.
+    weight_dropout : float, default=0.0
+        Fraction of the entries of ``weight_hh`` dropped in each training call, the same ones at every step
+        (DropConnect on U: Merity, Keskar and Socher, arXiv 1708.02182).
+    weight_noise : float, default=0.0
+        Standard deviation of Gaussian noise that each training call adds to all parameters (Graves, NIPS 2011).
     cell_activation : {"tanh", "identity"}, default="tanh"
         Output squashing of the cells "lstm", "peephole" and "peephole_article".
     dtype : {"float32", "float64"}, default="float32"
@@ -127,6 +146,8 @@ class LSTM(Parameterized):
         bias: bool = True,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        weight_noise: float = 0.0,
         cell_activation: str = "tanh",
         dtype: Any = "float32",
         random_state: Any = None,
@@ -141,6 +162,8 @@ class LSTM(Parameterized):
             )
         self.dropout = as_fraction(dropout, "dropout")
         self.recurrent_dropout = as_fraction(recurrent_dropout, "recurrent_dropout")
+        self.weight_dropout = as_fraction(weight_dropout, "weight_dropout")
+        self.weight_noise = as_deviation(weight_noise, "weight_noise")
         if recurrent_dropout and cell.startswith("rnn"):
             raise ValueError(
                 f"the cell {cell!r} has no cell input to drop; recurrent_dropout must be 0.0, got {recurrent_dropout}"
@@ -196,6 +219,8 @@ class LSTM(Parameterized):
             "bias": self.bias,
             "dropout": self.dropout,
             "recurrent_dropout": self.recurrent_dropout,
+            "weight_dropout": self.weight_dropout,
+            "weight_noise": self.weight_noise,
             "cell_activation": self.cell_activation,
             "dtype": self.dtype.name,
         }
@@ -204,6 +229,21 @@ class LSTM(Parameterized):
     def from_config(cls, config: Mapping[str, Any]) -> LSTM:
         """Layer of this configuration, freshly initialised."""
         return LSTM(**config)
+
+    def without_noise(self, dtype: Any = None) -> LSTM:
+        """Copy whose training calls compute what inference does: no dropout of any kind, no weight noise.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}, default=None
+            Of the copy; None: the layer's.
+        """
+        off = {name: 0.0 for name in _NOISE}
+        config = {**self.get_config(), **off, "dtype": self.dtype.name if dtype is None else dtype}
+        twin = LSTM.from_config(config)
+        twin.load_parameters(self.parameters)
+        twin.n_threads = self.n_threads
+        return twin
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "n_threads": self.n_threads}
@@ -226,6 +266,36 @@ class LSTM(Parameterized):
                     self._core.load(self._flat)
                     self._packed = True
         return self._core
+
+    def _training_core(self, tape: Tape, rng_key: int) -> Any:
+        """The kernel handle with the weights of a training call, which the tape keeps if they are noisy."""
+        tape.weights, tape.kept = None, {}
+        if not (self.weight_dropout or self.weight_noise):
+            return self.packed_core()
+        random = np.random.Generator(np.random.Philox(key=rng_key + (1 << 64)))
+        weights = tape.weights = self._flat.copy()
+        if self.weight_noise:
+            weights += self.dtype.type(self.weight_noise) * random.standard_normal(weights.size, self.dtype)
+        if self.weight_dropout:
+            keep = 1.0 - self.weight_dropout
+            for name, value in self._views(weights).items():
+                if name.startswith("weight_hh_"):
+                    kept = random.random(value.shape, np.float32) < keep
+                    tape.kept[name] = kept.astype(self.dtype) * self.dtype.type(1.0 / keep)
+                    value *= tape.kept[name]
+        with self._lock:
+            self._core.load(weights)
+            self._packed = False
+        return self._core
+
+    def _core_backward(self, tape: Tape, grads: np.ndarray, *arguments: Any) -> None:
+        """Backward pass at the weights of the forward call; `grads` get the gradient of the layer's own."""
+        weights = self._flat if tape.weights is None else tape.weights
+        self._core.backward(tape.core, len(tape.lengths), weights, grads, *arguments, self.n_threads)
+        if tape.kept:
+            views = self._views(grads)
+            for name, factor in tape.kept.items():
+                views[name] *= factor
 
     # ---- padded batches: the public calls ----
 
@@ -262,7 +332,10 @@ class LSTM(Parameterized):
     def forward(
         self, x: Any, state: Any = None, lengths: Any = None, *, rng_key: int = 0
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Tape]:
-        """As calling the layer, with dropout (drawn from `rng_key`) and a tape for :meth:`backward`."""
+        """As calling the layer, with dropout and noise (drawn from `rng_key`) and a tape for :meth:`backward`.
+
+        With weight dropout or weight noise the call needs exclusive use of the layer.
+        """
         tape = Tape()
         y, final, _ = self._padded(x, state, lengths, tape, rng_key)
         return y, final, tape
@@ -283,6 +356,8 @@ class LSTM(Parameterized):
             h for a plain recurrent network; for "slstm" i and f are the logarithms of those gates); each
             (num_layers * directions, batch, time, hidden_size), zero after a sequence's end.
         """
+        if any(getattr(self, name) for name in _NOISE):
+            return self.without_noise().return_all(x, state, lengths)
         y, final, tape = self.forward(x, state, lengths)
         names = self._core.slot_names
         found: dict[str, Any] = {"y": y, "state": final}
@@ -335,19 +410,7 @@ class LSTM(Parameterized):
         dx = np.zeros((n, steps, self.input_size), self.dtype)
         grads = np.empty_like(self._flat)
         dinitial = tuple(np.empty(self._state_shape(n), self.dtype) for _ in self.state_names)
-        self._core.backward(
-            tape.core,
-            n,
-            self._flat,
-            grads,
-            dy,
-            None if dy is None else starts,
-            dstate,
-            dx,
-            starts,
-            dinitial,
-            self.n_threads,
-        )
+        self._core_backward(tape, grads, dy, None if dy is None else starts, dstate, dx, starts, dinitial)
         tape.layer = None
         return dx, dinitial, self._views(grads)
 
@@ -367,19 +430,20 @@ class LSTM(Parameterized):
         starts = np.arange(0, n * steps, steps, dtype=np.int64)
         y = allocate((n, steps, self.output_size), self.dtype)
         final = tuple(np.empty(self._state_shape(n), self.dtype) for _ in self.state_names)
-        core = None
+        state = self._check_state(state, n, "state")
+        core = self.packed_core() if tape is None else self._training_core(tape, rng_key)
         if tape is not None:
             tape.lengths, tape.starts, tape.y_starts, tape.padded_steps = lengths, starts, starts, steps
-            tape.layer, tape.version, core = self, self._version, tape.core
-        self.packed_core().forward(
+            tape.layer, tape.version = self, self._version
+        core.forward(
             x,
             starts,
             lengths,
             y,
             starts,
-            self._check_state(state, n, "state"),
+            state,
             final,
-            core,
+            None if tape is None else tape.core,
             rng_key,
             self.n_threads,
         )
@@ -446,7 +510,7 @@ class LSTM(Parameterized):
         tape = Tape() if tape is None else tape
         tape.lengths, tape.starts, tape.padded_steps, tape.version = lengths, starts, 0, self._version
         tape.y_starts = np.cumsum(lengths) - lengths if y_starts is None else y_starts
-        self.packed_core().forward(
+        self._training_core(tape, rng_key).forward(
             values, starts, lengths, y, y_starts, state, final, tape.core, rng_key, self.n_threads
         )
         return y, final, tape
@@ -469,10 +533,8 @@ class LSTM(Parameterized):
         dinitial = None
         if want_dstate:
             dinitial = tuple(np.empty(self._state_shape(n), self.dtype) for _ in self.state_names)
-        self._core.backward(
-            tape.core,
-            n,
-            self._flat,
+        self._core_backward(
+            tape,
             self._grads,
             dy,
             tape.y_starts if dy is not None else None,
@@ -480,7 +542,6 @@ class LSTM(Parameterized):
             dx,
             tape.y_starts if want_dx else None,
             dinitial,
-            self.n_threads,
         )
         return dx, dinitial
 
