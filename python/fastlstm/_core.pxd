@@ -60,6 +60,7 @@ cdef extern from "fastlstm.h" nogil:
         fl_sequences x_rows
         const void *x
         int64_t x_total
+        const void *decay
         const int64_t *y_start
         void *y
         int64_t y_total
@@ -105,6 +106,7 @@ cdef extern from "fastlstm.h" nogil:
     fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **stream)
     void fl_stream_destroy(fl_stream *stream)
     fl_status fl_stream_step(fl_stream *stream, const void *x, void *y)
+    fl_status fl_stream_step_decay(fl_stream *stream, const void *x, const void *decay, void *y)
     fl_status fl_stream_get(const fl_stream *stream, void **states)
     fl_status fl_stream_set(fl_stream *stream, const void **states)
     fl_status fl_stream_reset(fl_stream *stream, int64_t which)

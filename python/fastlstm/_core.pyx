@@ -228,7 +228,7 @@ cdef class Recurrent:
         return tuple([hold(state, count, self.itemsize, writable, name) for state in states])
 
     def forward(self, x, start, length, y=None, y_start=None, states_in=None, states_out=None, Tape tape=None,
-                uint64_t random_key=0, int32_t n_threads=0):
+                uint64_t random_key=0, int32_t n_threads=0, decay=None):
         """Run all sequences; fills `y` and `states_out` where given, and `tape` for :meth:`backward`."""
         cdef fl_forward call
         cdef const void *given[MAX_STATES]
@@ -237,6 +237,7 @@ cdef class Recurrent:
         cdef Buffer lengths = hold(length, -1, 8, False, "length")
         cdef Py_ssize_t n = lengths.view.len // 8
         cdef Buffer starts = hold(start, n, 8, False, "start"), y_starts = hold(y_start, n, 8, False, "y_start")
+        cdef Buffer weights
         cdef Buffer values = hold(x, -1, self.itemsize, False, "x"), outputs = hold(y, -1, self.itemsize, True, "y")
         cdef tuple first = self._states(states_in, n, False, "states_in")
         cdef tuple last = self._states(states_out, n, True, "states_out")
@@ -247,6 +248,8 @@ cdef class Recurrent:
         call.x_rows.length = <const int64_t *> lengths.data
         call.x = values.data
         call.x_total = rows_of(values, self.input_size, self.itemsize)
+        weights = hold(decay, call.x_total, self.itemsize, False, "decay")
+        call.decay = weights.data
         call.y = outputs.data
         call.y_start = <const int64_t *> y_starts.data
         call.y_total = rows_of(outputs, output, self.itemsize)
@@ -325,6 +328,20 @@ cdef class Stream:
 
     def __dealloc__(self):
         fl_stream_destroy(self.handle)
+
+    def step_decay(self, x, decay, y):
+        """As :meth:`step` with a weight per stream, (n,), for a cell that takes one."""
+        cdef Py_ssize_t size = self.layer.itemsize
+        cdef Buffer xs = hold(x, self.x_bytes // size, size, False, "x"), ys = hold(y, self.y_bytes // size, size, True, "y")
+        cdef Buffer weights = hold(decay, self.n, size, False, "decay")
+        cdef fl_status status
+        if self.busy:
+            raise RuntimeError("this stream is in use by another thread")
+        self.busy = True
+        with nogil:
+            status = fl_stream_step_decay(self.handle, xs.data, weights.data, ys.data)
+        self.busy = False
+        check(status)
 
     def step(self, x, y):
         """Advance by one time step: x (n, input_size) -> y (n, hidden_size), both of the layer's dtype."""

@@ -53,9 +53,10 @@ static void shape_begin(generator *from, shape *made)
     fl_ragged_layout(&made->ragged, &made->arena);
     fl_ragged_fill(&made->ragged, &sequences);
     made->layer.directions = 1 + (int)random_below(from, 2);
-    made->layer.blocks = 1 + random_below(from, MOST_BLOCKS);
-    made->layer.gate_columns = 64 * made->layer.blocks;
-    made->layer.config.hidden_size = 16 * made->layer.blocks;
+    made->layer.n_parts = 1;
+    made->layer.part[0].blocks = 1 + random_below(from, MOST_BLOCKS);
+    made->layer.gate_row = 64 * made->layer.part[0].blocks;
+    made->layer.config.hidden_size = 16 * made->layer.part[0].blocks;
     made->layer.n_packed = 2 * made->layer.directions;
     made->layer.packed = made->packed;
     for (int i = 0; i < made->layer.n_packed; i++)
@@ -65,9 +66,9 @@ static void shape_begin(generator *from, shape *made)
 /* owners[direction][sequence][block] counts the threads that compute it. */
 static void count_owners(const shape *of, const fl_share *share, int *owners)
 {
-    int64_t first = 0, end = of->layer.blocks;
+    int64_t first = 0, end = of->layer.part[0].blocks;
     if (share->splits_units)
-        fl_split(of->layer.blocks, share->rank, share->group_size, &first, &end);
+        fl_split(of->layer.part[0].blocks, share->rank, share->group_size, &first, &end);
     for (int d = share->direction_first; d < share->direction_end; d++)
         for (int64_t s = share->row_first; s < share->row_end; s++)
             for (int64_t block = first; block < end; block++)
@@ -89,7 +90,7 @@ static void check_cover(const shape *of, int n_threads)
             for (int64_t block = 0; block < MOST_BLOCKS; block++)
                 CHECK_EQUAL(owners[(d * MOST_SEQUENCES + s) * MOST_BLOCKS + block],
                             d < of->layer.directions && s < of->ragged.n &&
-                                block < of->layer.blocks);
+                                block < of->layer.part[0].blocks);
     free(owners);
 }
 

@@ -120,6 +120,20 @@ def gru(w: Weights, x: Array, h: Array) -> tuple[Array, ...]:
     return ((1.0 - z) * n + z * h,)
 
 
+def gru_before(w: Weights, x: Array, h: Array) -> tuple[Array, ...]:
+    """The reset gate acts before the recurrent product."""
+    r = sigmoid(w.x("r", x) + w.h("r", h))
+    z = sigmoid(w.x("z", x) + w.h("z", h))
+    n = np.tanh(w.x("n", x) + w.h("n", r * h))
+    return ((1.0 - z) * n + z * h,)
+
+
+def tlstm(w: Weights, x: Array, h: Array, c: Array, *, decay: float = 1.0) -> tuple[Array, ...]:
+    """The short-term part of the cell state, s, is discounted by the weight of the elapsed time."""
+    s = np.tanh(w.h("d", c))
+    return lstm(w, x, h, (c - s) + s * decay)
+
+
 def log_sigmoid(z: Array) -> Array:
     return -np.logaddexp(0.0, -z)
 
@@ -164,6 +178,8 @@ CELLS: dict[str, Cell] = {
     "niaf": Cell(niaf, "ifgo", "ifgo"),
     "noaf": Cell(partial(lstm, squash=identity), "ifgo", "ifgo"),
     "gru": Cell(gru, "rzn", "rzn", n_states=1),
+    "gru_before": Cell(gru_before, "rzn", "rzn", n_states=1),
+    "tlstm": Cell(tlstm, "ifgo", "ifgod"),
     "slstm": Cell(slstm, "ifgo", "ifgo", n_states=4),
     "slstm_exp": Cell(partial(slstm, log_forget=identity), "ifgo", "ifgo", n_states=4),
 }

@@ -17,9 +17,17 @@ from fastlstm.layers._parameters import as_generator
 __all__ = ["chrono", "forget_bias", "gate_names", "orthogonal"]
 
 # Cells with a matrix whose row blocks are not the cell's gates one by one: (weight_ih, weight_hh).
-_BLOCKS = {"gru": ("rzn", "rzn"), "peephole_article": ("ifgo", "ifo")}
-_KEEPING = {"gru": "z"}  # the gate that multiplies the old state; "f" elsewhere
-_TIED = ("cifg", "gru")  # the writing gate is 1 - the keeping gate, so its bias is the negative already
+_BLOCKS = {
+    "gru": ("rzn", "rzn"),
+    "peephole_article": ("ifgo", "ifo"),
+    "tlstm": ("ifgo", "ifgod"),
+}
+_KEEPING = {"gru": "z", "gru_before": "z"}  # the gate that multiplies the old state; "f" elsewhere
+_TIED = (
+    "cifg",
+    "gru",
+    "gru_before",
+)  # the writing gate is 1 - the keeping gate, so its bias is the negative already
 
 
 def gate_names(layer: Any, recurrent: bool = False) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,10 @@ from fastlstm.layers._parameters import (
 
 CELLS = tuple(_core.cells())
 _NOISE = ("dropout", "recurrent_dropout", "weight_dropout", "weight_noise")
+_DECAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "log": lambda delta_t: 1.0 / np.log(np.e + delta_t),
+    "inverse": lambda delta_t: 1.0 / np.where(delta_t == 0.0, 1.0, delta_t),
+}
 _IDENTITY = {"lstm": "noaf", "peephole": "peephole_identity", "peephole_article": "peephole_article_identity"}
 
 
@@ -89,6 +93,10 @@ class LSTM(Parameterized):
           normaliser: c = f * c_prev + i * g, n = f * n_prev + i, h = o * c / n; computed relative to the running
           maximum m of the gates' logarithms, so that nothing overflows (Beck et al., xLSTM, arXiv 2405.04517).
           States h, c, n, m; n = 0 means no history
+        - "gru_before": the GRU with the reset gate before the recurrent product (arXiv 1406.1078v3)
+        - "tlstm": time-aware LSTM; the short-term part of c_prev, tanh(U_d c_prev + b_d), is weighted by g(delta_t)
+          before the step, where delta_t is the time since the step before, given with x; ``weight_hh``
+          (5*hidden, hidden) and ``bias_hh`` hold i, f, g, o, d (Baytas et al., KDD 2017)
         - "rnn", "rnn_relu": h = tanh(W x + U h_prev + b), or max(0, .) (Elman, Cognitive Science 14, 1990)
     bidirectional : bool, default=False
         Add a second direction that reads each sequence from its own end; outputs are concatenated.
@@ -106,6 +114,9 @@ class LSTM(Parameterized):
         Standard deviation of Gaussian noise that each training call adds to all parameters (Graves, NIPS 2011).
     cell_activation : {"tanh", "identity"}, default="tanh"
         Output squashing of the cells "lstm", "peephole" and "peephole_article".
+    time_decay : {"log", "inverse"}, default="log"
+        Weight g of the short-term memory after the elapsed time `delta_t`, for the cell "tlstm":
+        1 / log(e + delta_t), or 1 / delta_t; 1 where delta_t is 0.
     dtype : {"float32", "float64"}, default="float32"
         Type of parameters and computation.
     random_state : None, int, numpy Generator or RandomState, default=None
@@ -149,11 +160,14 @@ class LSTM(Parameterized):
         weight_dropout: float = 0.0,
         weight_noise: float = 0.0,
         cell_activation: str = "tanh",
+        time_decay: str = "log",
         dtype: Any = "float32",
         random_state: Any = None,
     ) -> None:
         if cell not in CELLS:
             raise ValueError(f"cell must be one of {', '.join(CELLS)}; got {cell!r}")
+        if time_decay not in _DECAYS:
+            raise ValueError(f"time_decay must be one of {', '.join(map(repr, _DECAYS))}; got {time_decay!r}")
         if cell_activation not in ("tanh", "identity"):
             raise ValueError(f"cell_activation must be 'tanh' or 'identity', got {cell_activation!r}")
         if cell_activation == "identity" and cell not in _IDENTITY:
@@ -173,6 +187,7 @@ class LSTM(Parameterized):
         self.num_layers = as_size(num_layers, "num_layers")
         self.cell = cell
         self.cell_activation = cell_activation
+        self.time_decay = time_decay
         self.bidirectional = bool(bidirectional)
         self.bias = bool(bias)
         self.dtype = as_dtype(dtype)
@@ -222,6 +237,7 @@ class LSTM(Parameterized):
             "weight_dropout": self.weight_dropout,
             "weight_noise": self.weight_noise,
             "cell_activation": self.cell_activation,
+            "time_decay": self.time_decay,
             "dtype": self.dtype.name,
         }
 
@@ -300,7 +316,7 @@ class LSTM(Parameterized):
     # ---- padded batches: the public calls ----
 
     def __call__(
-        self, x: Any, state: Any = None, lengths: Any = None
+        self, x: Any, state: Any = None, lengths: Any = None, *, delta_t: Any = None
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Run without keeping anything for a backward pass.
 
@@ -311,6 +327,9 @@ class LSTM(Parameterized):
             Initial h (and c); None, or a None entry, means zeros.
         lengths : array of int of shape (batch,), default=None
             Real steps of each sequence, 1 to time; what follows them is never read. None: all steps.
+        delta_t : array of shape (batch, time), default=None
+            Time since the step before (for a second direction: the step that it comes from), at least 0, in any
+            unit; for the cell "tlstm" alone. None: no time passes.
 
         Returns
         -------
@@ -326,26 +345,28 @@ class LSTM(Parameterized):
         TypeError
             Elements that are not real numbers.
         """
-        y, final, _ = self._padded(x, state, lengths, None)
+        y, final, _ = self._padded(x, state, lengths, None, delta_t=delta_t)
         return y, final
 
     def forward(
-        self, x: Any, state: Any = None, lengths: Any = None, *, rng_key: int = 0
+        self, x: Any, state: Any = None, lengths: Any = None, *, delta_t: Any = None, rng_key: int = 0
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Tape]:
         """As calling the layer, with dropout and noise (drawn from `rng_key`) and a tape for :meth:`backward`.
 
         With weight dropout or weight noise the call needs exclusive use of the layer.
         """
         tape = Tape()
-        y, final, _ = self._padded(x, state, lengths, tape, rng_key)
+        y, final, _ = self._padded(x, state, lengths, tape, rng_key, delta_t)
         return y, final, tape
 
-    def return_all(self, x: Any, state: Any = None, lengths: Any = None) -> dict[str, Any]:
+    def return_all(
+        self, x: Any, state: Any = None, lengths: Any = None, *, delta_t: Any = None
+    ) -> dict[str, Any]:
         """Run and return everything a step computes.
 
         Parameters
         ----------
-        x, state, lengths
+        x, state, lengths, delta_t
             As for calling the layer.
 
         Returns
@@ -357,8 +378,8 @@ class LSTM(Parameterized):
             (num_layers * directions, batch, time, hidden_size), zero after a sequence's end.
         """
         if any(getattr(self, name) for name in _NOISE):
-            return self.without_noise().return_all(x, state, lengths)
-        y, final, tape = self.forward(x, state, lengths)
+            return self.without_noise().return_all(x, state, lengths, delta_t=delta_t)
+        y, final, tape = self.forward(x, state, lengths, delta_t=delta_t)
         names = self._core.slot_names
         found: dict[str, Any] = {"y": y, "state": final}
         if self._core.n_states > 1:
@@ -415,7 +436,13 @@ class LSTM(Parameterized):
         return dx, dinitial, self._views(grads)
 
     def _padded(
-        self, x: Any, state: Any, lengths: Any, tape: Tape | None, rng_key: int = 0
+        self,
+        x: Any,
+        state: Any,
+        lengths: Any,
+        tape: Tape | None,
+        rng_key: int = 0,
+        delta_t: Any = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Tape | None]:
         x = as_real_array(x, self.dtype, "x")
         if x.ndim != 3 or x.shape[2] != self.input_size:
@@ -431,6 +458,7 @@ class LSTM(Parameterized):
         y = allocate((n, steps, self.output_size), self.dtype)
         final = tuple(np.empty(self._state_shape(n), self.dtype) for _ in self.state_names)
         state = self._check_state(state, n, "state")
+        decay = self._check_delta_t(delta_t, n, steps, lengths)
         core = self.packed_core() if tape is None else self._training_core(tape, rng_key)
         if tape is not None:
             tape.lengths, tape.starts, tape.y_starts, tape.padded_steps = lengths, starts, starts, steps
@@ -446,8 +474,35 @@ class LSTM(Parameterized):
             None if tape is None else tape.core,
             rng_key,
             self.n_threads,
+            decay,
         )
         return y, final, tape
+
+    def _check_delta_t(self, delta_t: Any, n: int, steps: int, lengths: np.ndarray) -> np.ndarray | None:
+        """Weights (n, steps) of the elapsed times; 1 in the padding, which is not read."""
+        if delta_t is None:
+            return None
+        self.check_takes_time()
+        delta_t = as_real_array(delta_t, np.dtype(np.float64), "delta_t")
+        if delta_t.shape != (n, steps):
+            raise ValueError(
+                f"delta_t has shape {delta_t.shape}; expected {(n, steps)}, one time per step of x"
+            )
+        real = np.arange(steps) < lengths[:, None]
+        bad = np.argwhere(real & ~((delta_t >= 0.0) & (delta_t < np.inf)))
+        if bad.size:
+            b, t = bad[0]
+            raise ValueError(f"delta_t[{b}, {t}] is {delta_t[b, t]}; times must be finite and at least 0")
+        return self.time_weights(np.where(real, delta_t, 0.0))
+
+    def check_takes_time(self) -> None:
+        """Raise ValueError if the cell has no use for elapsed times."""
+        if self.cell != "tlstm":
+            raise ValueError(f"delta_t goes with the cell 'tlstm'; this layer has the cell {self.cell!r}")
+
+    def time_weights(self, delta_t: np.ndarray) -> np.ndarray:
+        """g of elapsed times that are at least 0, in the layer's dtype."""
+        return np.ascontiguousarray(_DECAYS[self.time_decay](delta_t), self.dtype)
 
     def _state_shape(self, n: int) -> tuple[int, int, int]:
         return (self.num_layers * self.directions, n, self.hidden_size)
@@ -587,11 +642,17 @@ class RNN(LSTM):
 
 
 class GRU(LSTM):
-    """Gated recurrent unit with the reset gate after the recurrent product (Cho et al., arXiv 1406.1078v1).
+    """Gated recurrent unit (Cho et al., arXiv 1406.1078).
 
     ``r, z = sigmoid(W x + U h_prev + b)``, ``n = tanh(W_n x + b_n + r * (U_n h_prev + c_n))``,
     ``h = (1 - z) * n + z * h_prev``; PyTorch's and cuDNN's form and parameters (gates r, z, n).
     Parameters and calls are :class:`LSTM`'s, without `cell`.
+
+    Parameters
+    ----------
+    reset_after : bool, default=True
+        False: the reset gate acts before the recurrent product, ``n = tanh(W_n x + U_n (r * h_prev) + b_n)``
+        (arXiv 1406.1078v3), as in ONNX's default and the first Keras.
 
     Examples
     --------
@@ -602,5 +663,14 @@ class GRU(LSTM):
     (1, 2, 5)
     """
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, **options: Any) -> None:
-        super().__init__(input_size, hidden_size, num_layers, cell="gru", **options)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset_after: bool = True,
+        **options: Any,
+    ) -> None:
+        cell = "gru" if reset_after else "gru_before"
+        super().__init__(input_size, hidden_size, num_layers, cell=cell, **options)

@@ -6,6 +6,7 @@ typedef struct FL_T(fl_unit) {
     vec gate[FL_MAX_SLOTS];
     vec peephole[FL_MAX_PEEPHOLES]; /* weights of these units */
     vec mask;                       /* factors of the cell input, for a cell that takes them */
+    vec decay;                      /* weight of the row, for a cell that takes it */
     vec h_prev;                     /* for a cell that reads it */
     vec state_prev[FL_MAX_STATES];  /* backward: states before the step */
     vec state[FL_MAX_STATES]; /* forward: before the step in, after it out; backward: after the step
@@ -14,5 +15,6 @@ typedef struct FL_T(fl_unit) {
                                 */
     vec h;                     /* forward: output */
     vec dh;                    /* backward: gradient of h */
-    vec dh_prev; /* backward: gradient of h_prev beside the recurrent product, zero if not set */
+    vec dh_prev; /* backward: gradient of h_prev beside the recurrent product; zero if not set, a
+                    prelude adds to what the main cell left */
 } FL_T(fl_unit);

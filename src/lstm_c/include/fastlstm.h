@@ -105,6 +105,8 @@ typedef struct fl_forward {
     fl_sequences x_rows;
     const void *x;          /* (rows, input_size) */
     int64_t x_total;        /* rows in x, bounds of x_rows are checked against it */
+    const void *decay;      /* (rows) weight of each row's step for a cell that takes one (tlstm: g of
+                               the elapsed time), or NULL: 1 */
     const int64_t *y_start; /* first row of each sequence in y */
     void *y; /* (rows, hidden_size * directions) or NULL; rows that belong to no sequence are not
                 written */
@@ -164,6 +166,8 @@ void fl_stream_destroy(fl_stream *stream);
 /* x (n, input_size) -> y (n, hidden_size) of the top layer, which may be NULL. Allocates nothing,
  * takes no lock. */
 fl_status fl_stream_step(fl_stream *stream, const void *x, void *y);
+/* The same with a weight per stream, (n), for a cell that takes one; see fl_forward. */
+fl_status fl_stream_step_decay(fl_stream *stream, const void *x, const void *decay, void *y);
 /* The states, (num_layers, n, hidden_size) each; `which` -1 resets or 0 .. n-1 one stream. */
 fl_status fl_stream_get(const fl_stream *stream, void *const *states);
 fl_status fl_stream_set(fl_stream *stream, const void *const *states);

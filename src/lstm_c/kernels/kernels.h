@@ -39,6 +39,13 @@ typedef struct fl_cell_facts {
     int reads_h;            /* 1: the pointwise body reads h of the step before */
     int takes_mask;         /* 1: the pointwise body multiplies its cell input by `mask` */
     const char *slot_names; /* a letter per slot, for what the tape keeps of it */
+    /* A cell with a second product in its step is two rows of the table: the prelude runs first, on
+     * the same h and states, and makes an "h" and states that the main cell starts from. */
+    const char *prelude; /* of a main cell: the name of its prelude, or NULL */
+    int made_recurs;     /* main cell: 1: the made h recurs into it, 0: h of the step before */
+    int is_prelude;      /* 1: not a cell by itself */
+    int transient;       /* 1: the states pass from prelude to main cell and are not carried on */
+    int takes_decay;     /* 1: the pointwise body reads a weight per row, `decay` */
     int n_peepholes;
     fl_peephole peephole[FL_MAX_PEEPHOLES];
 } fl_cell_facts;
@@ -86,6 +93,8 @@ typedef struct FL_T(fl_step) {
     int64_t state_row, state_plane;
     real *h; /* (rows, units) */
     int64_t h_row;
+    const real *decay; /* (rows), one weight a row, or NULL: 1 */
+    int64_t decay_row; /* stride */
     real *saved; /* activated gates (rows, panels, slots, V), NULL in inference, may alias init */
     int64_t saved_row;
 } FL_T(fl_step);
@@ -102,8 +111,13 @@ typedef struct FL_T(fl_backstep) {
     int64_t dh_row;
     real *dstate; /* in: gradient of the states after the step; out: before it */
     int64_t dstate_row, state_plane;
+    const real *dmade; /* prelude: gradient of the h that it made (rows, plane), or NULL; its dh is
+                          what the main cell left and is added to */
+    int64_t dmade_row;
     const real *peephole, *mask;
     int64_t mask_row;
+    const real *decay;
+    int64_t decay_row;
     const real *state_prev, *state, *h_prev;
     int64_t state_prev_row, state_row, h_prev_row;
     real *gates; /* in: activated gates; out: gradient of the pre-activations */

@@ -43,6 +43,8 @@ FL_INLINE void CELL_(forward_unit)(const FL_T(fl_step) * s, const vec *acc, int6
         u.h_prev = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units);
     if (CELL_(facts).takes_mask)
         u.mask = s->mask ? v_load(s->mask + row * s->mask_row + unit) : v_set1(1);
+    if (CELL_(facts).takes_decay)
+        u.decay = v_set1(s->decay ? s->decay[row * s->decay_row] : 1);
     CELL_(forward)(&u);
     FL_UNROLL
     for (int i = 0; i < states; i++)
@@ -113,7 +115,11 @@ FL_INLINE void CELL_(backward_unit)(const FL_T(fl_backstep) * s, vec sum, int64_
         u.h_prev = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units);
     if (CELL_(facts).takes_mask)
         u.mask = s->mask ? v_load(s->mask + row * s->mask_row + unit) : v_set1(1);
-    if (CELL_(facts).state_recurs) {
+    if (CELL_(facts).takes_decay)
+        u.decay = v_set1(s->decay ? s->decay[row * s->decay_row] : 1);
+    if (CELL_(facts).is_prelude) {
+        u.dh = s->dmade ? v_load(s->dmade + row * s->dmade_row + unit) : v_zero();
+    } else if (CELL_(facts).state_recurs) {
         u.dstate[0] = sum;
         u.dh = v_load(s->dh + row * s->dh_row + unit);
         if (s->dy)
@@ -121,7 +127,7 @@ FL_INLINE void CELL_(backward_unit)(const FL_T(fl_backstep) * s, vec sum, int64_
     } else {
         u.dh = sum;
     }
-    u.dh_prev = v_zero();
+    u.dh_prev = CELL_(facts).is_prelude ? sum : v_zero();
     CELL_(backward)(&u);
     FL_UNROLL
     for (int g = 0; g < slots; g++)
@@ -150,7 +156,7 @@ FL_CELL_TILE void CELL_(backward_tile)(const FL_T(fl_backstep) * s, const int nv
 {
     vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
     FL_CELL_PRODUCT(backward_product)
-    (s, CELL_(facts).state_recurs, nv, mr, nb, row, block, acc);
+    (s, CELL_(facts).state_recurs && !CELL_(facts).is_prelude, nv, mr, nb, row, block, acc);
     CELL_(backward_units)(s, nv, mr, nb, row, block, acc);
 }
 

@@ -26,12 +26,12 @@ static FL_T(fl_arrays) FL_T(arrays_of)(const fl_recurrent *layer, int index, con
 
 /* Gate-interleaved panels of weight (gates*hidden, depth), slot s taking gate gate_of[s], -> packed
  * (blocks, depth, block vectors, lanes); padding is zero. */
-static void FL_T(pack_panels)(const fl_recurrent *layer, const real *weight, const int *gate_of,
-                              int64_t depth, real *packed)
+static void FL_T(pack_panels)(const fl_recurrent *layer, const fl_part *part, const real *weight,
+                              const int *gate_of, int64_t depth, real *packed)
 {
-    int64_t width = layer->block_width;
-    for (int64_t column = 0; column < layer->gate_stride; column++) {
-        int64_t row = fl_weight_row(layer, column, gate_of);
+    int64_t width = part->block_width;
+    for (int64_t column = 0; column < part->gate_stride; column++) {
+        int64_t row = fl_weight_row(layer, part, column, gate_of);
         real *to = packed + column / width * width * depth + column % width;
         const real *from = row >= 0 ? weight + row * depth : NULL;
         for (int64_t k = 0; k < depth; k++)
@@ -41,16 +41,16 @@ static void FL_T(pack_panels)(const fl_recurrent *layer, const real *weight, con
 
 /* Plain blocks of the transposed view: depth = gate columns (gate-interleaved), columns = columns
  * of weight (gates*hidden, columns). */
-static void FL_T(pack_transposed)(const fl_recurrent *layer, const real *weight, const int *gate_of,
-                                  int64_t columns, int64_t block_first, int64_t block_end,
-                                  real *packed)
+static void FL_T(pack_transposed)(const fl_recurrent *layer, const fl_part *part,
+                                  const real *weight, const int *gate_of, int64_t columns,
+                                  int64_t block_first, int64_t block_end, real *packed)
 {
     int64_t width = FL_BLOCK_VECTORS * layer->lanes;
     for (int64_t block = block_first; block < block_end; block++) {
         int64_t first = block * width, count = columns - first < width ? columns - first : width;
-        real *to = packed + block * width * layer->gate_columns;
-        for (int64_t k = 0; k < layer->gate_columns; k++, to += width) {
-            int64_t row = fl_weight_row(layer, k, gate_of);
+        real *to = packed + block * width * part->gate_columns;
+        for (int64_t k = 0; k < part->gate_columns; k++, to += width) {
+            int64_t row = fl_weight_row(layer, part, k, gate_of);
             const real *from = row >= 0 ? weight + row * columns + first : NULL;
             for (int64_t j = 0; j < width; j++)
                 to[j] = from && j < count ? from[j] : 0;
@@ -59,12 +59,12 @@ static void FL_T(pack_transposed)(const fl_recurrent *layer, const real *weight,
 }
 
 /* Bias row (gate_stride): what each slot's two products have as biases, or zero. */
-static void FL_T(pack_bias)(const fl_recurrent *layer, const real *bias_ih, const real *bias_hh,
-                            real *packed)
+static void FL_T(pack_bias)(const fl_recurrent *layer, const fl_part *part, const real *bias_ih,
+                            const real *bias_hh, real *packed)
 {
-    for (int64_t column = 0; column < layer->gate_stride; column++) {
-        int64_t x_row = fl_weight_row(layer, column, layer->cell.x_gate),
-                h_row = fl_weight_row(layer, column, layer->cell.h_gate);
+    for (int64_t column = 0; column < part->gate_stride; column++) {
+        int64_t x_row = fl_weight_row(layer, part, column, part->cell.x_gate),
+                h_row = fl_weight_row(layer, part, column, part->cell.h_gate);
         real sum = bias_ih && x_row >= 0 ? bias_ih[x_row] : 0;
         packed[column] = bias_hh && h_row >= 0 ? sum + bias_hh[h_row] : sum;
     }

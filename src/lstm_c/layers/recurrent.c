@@ -23,12 +23,14 @@ static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const
                                  int n_threads, int64_t *chunk_rows);
 
 #define FL_SUFFIX f32
+#include "layers/parts_body.h"
 #include "layers/pack_body.h"
 #include "layers/recurrent_backward_body.h"
 #include "layers/recurrent_forward_body.h"
 #include "layers/recurrent_load_body.h"
 #undef FL_SUFFIX
 #define FL_SUFFIX f64
+#include "layers/parts_body.h"
 #include "layers/pack_body.h"
 #include "layers/recurrent_backward_body.h"
 #include "layers/recurrent_forward_body.h"
@@ -43,13 +45,14 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
     const fl_ragged *ragged = &tape->ragged;
     size_t size = layer->real_size;
     int64_t hidden = layer->config.hidden_size, columns = hidden * layer->directions,
-            state_row = layer->cell.states * layer->plane;
+            state_row = layer->state_row;
     int64_t L = layer->config.num_layers;
     int measuring = !arena->memory, one = ragged->n == 1 && !tape->training;
     fl_ragged_layout(&tape->ragged, arena);
     tape->layers = fl_arena_take(arena, L, sizeof *tape->layers);
     tape->directions = fl_arena_take(arena, layer->n_packed, sizeof *tape->directions);
     tape->x = one ? NULL : fl_arena_take(arena, ragged->rows * layer->config.input_size, size);
+    tape->decay = call->decay ? fl_arena_take(arena, ragged->rows, size) : NULL;
     void *alternate[2] = {NULL, NULL};
     for (int64_t level = 0; level < L; level++) {
         fl_tape_layer made = {0};
@@ -75,18 +78,23 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         made.h0 = fl_arena_take(arena, ragged->n * hidden, size);
         made.state0[0] = fl_arena_take(arena, ragged->n * state_row, size);
         made.state0[1] = made.state0[0];
-        if (layer->cell.state_recurs &&
+        if (layer->part[0].cell.state_recurs &&
             !tape->training) /* all units read it while each is written */
             made.state0[1] = fl_arena_take(arena, ragged->n * state_row, size);
         made.gates =
-            tape->training ? fl_arena_take(arena, ragged->rows * layer->gate_stride, size) : NULL;
+            tape->training ? fl_arena_take(arena, ragged->rows * layer->gate_row, size) : NULL;
         made.state = tape->training ? fl_arena_take(arena, ragged->rows * state_row, size) : NULL;
+        if (layer->n_parts > 1) {
+            int64_t rows = tape->training ? ragged->rows : ragged->n;
+            made.made_h = fl_arena_take(arena, rows * layer->plane, size);
+            made.made_state = fl_arena_take(arena, rows * layer->made_row, size);
+        }
         if (!measuring)
             tape->directions[index] = made;
     }
     tape->scratch = fl_arena_take(arena, n_threads, sizeof *tape->scratch);
     for (int thread = 0; thread < n_threads && !tape->training; thread++) {
-        void *scratch = fl_arena_take(arena, chunk_rows * layer->gate_stride, size);
+        void *scratch = fl_arena_take(arena, chunk_rows * layer->gate_row, size);
         if (!measuring)
             tape->scratch[thread] = scratch;
     }
@@ -96,7 +104,7 @@ static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const
                                  int n_threads, int64_t *chunk_rows)
 {
     fl_arena measure = {0};
-    int64_t budget = CHUNK_BYTES / (int64_t)layer->real_size / layer->gate_stride;
+    int64_t budget = CHUNK_BYTES / (int64_t)layer->real_size / layer->gate_row;
     int64_t rows =
         tape->ragged.n > budget ? tape->ragged.n : budget; /* at least one step of all sequences */
     *chunk_rows = rows < tape->ragged.rows ? rows : tape->ragged.rows;
@@ -125,7 +133,10 @@ const char *fl_cell_name(int32_t index)
 {
     fl_status status;
     const fl_isa *isa = fl_isa_current(&status);
-    return isa && index >= 0 && index < isa->f32.n_cells ? isa->f32.cells[index].facts->name : NULL;
+    for (int i = 0; isa && i < isa->f32.n_cells; i++)
+        if (!isa->f32.cells[i].facts->is_prelude && index-- == 0)
+            return isa->f32.cells[i].facts->name;
+    return NULL;
 }
 
 static fl_status check_config(const fl_recurrent_config *config)
@@ -176,25 +187,42 @@ static int64_t parameters_of(const fl_recurrent *layer, int64_t input)
     return total;
 }
 
+/* Sizes of a part, which is the next one in a row of gates. */
+static void derive_part(fl_recurrent *layer, fl_part *part)
+{
+    int64_t slots = part->cell.slots, panels_per_block = fl_panels_per_block((int)slots);
+    part->sees_x = 0;
+    for (int s = 0; s < slots; s++)
+        part->sees_x |= part->cell.x_gate[s] >= 0;
+    part->blocks = (layer->panels + panels_per_block - 1) / panels_per_block;
+    part->block_width = panels_per_block * slots * layer->lanes;
+    part->gate_columns = layer->panels * slots * layer->lanes;
+    part->gate_stride = part->blocks * part->block_width;
+    part->gate_first = layer->gate_row;
+    layer->gate_row += part->gate_stride;
+    layer->made_row = part->cell.states * layer->plane;
+}
+
 /* Sizes that follow from the configuration and the vector length. */
 static fl_status derive_sizes(fl_recurrent *layer)
 {
     const fl_recurrent_config *config = &layer->config;
-    int64_t hidden = config->hidden_size, slots = layer->cell.slots, parameters = 0;
-    int64_t panels_per_block = fl_panels_per_block((int)slots);
+    int64_t hidden = config->hidden_size, parameters = 0, rows;
     layer->directions = config->bidirectional ? 2 : 1;
     layer->n_packed = (int)config->num_layers * layer->directions;
     layer->real_size = config->dtype == FL_FLOAT64 ? 8 : 4;
     layer->lanes = config->dtype == FL_FLOAT64 ? layer->isa->f64.lanes : layer->isa->f32.lanes;
     layer->panels = (hidden + layer->lanes - 1) / layer->lanes;
     layer->plane = layer->panels * layer->lanes;
-    layer->blocks = (layer->panels + panels_per_block - 1) / panels_per_block;
-    layer->block_width = panels_per_block * slots * layer->lanes;
-    layer->gate_columns = layer->panels * slots * layer->lanes;
-    layer->gate_stride = layer->blocks * layer->block_width;
+    layer->gate_row = layer->made_row = 0;
+    for (int p = 0; p < layer->n_parts; p++)
+        derive_part(layer, &layer->part[p]);
+    layer->states = layer->cell.transient ? 0 : layer->cell.states;
+    layer->state_row = layer->states * layer->plane;
+    rows = layer->cell.x_gates + layer->cell.h_gates + layer->cell.slots;
     int64_t inner = hidden * layer->directions,
             wider = config->input_size > inner ? config->input_size : inner, a_direction, total;
-    if (__builtin_mul_overflow(slots * hidden, wider + hidden + 8, &a_direction) ||
+    if (__builtin_mul_overflow(rows * hidden, wider + hidden + 8, &a_direction) ||
         __builtin_mul_overflow(a_direction, (int64_t)layer->n_packed * 64, &total))
         return FL_ERR_OVERFLOW;
     for (int index = 0; index < layer->n_packed; index++) {
@@ -213,14 +241,40 @@ static void packed_layout(fl_recurrent *layer, fl_arena *arena)
 {
     for (int index = 0; index < layer->n_packed; index++) {
         fl_packed *packed = &layer->packed[index];
-        packed->weight_x =
-            fl_arena_take(arena, packed->input * layer->gate_stride, layer->real_size);
-        packed->weight_h =
-            fl_arena_take(arena, layer->config.hidden_size * layer->gate_stride, layer->real_size);
-        packed->bias = fl_arena_take(arena, layer->gate_stride, layer->real_size);
-        packed->peephole =
-            fl_arena_take(arena, layer->cell.n_peepholes * layer->plane, layer->real_size);
+        for (int p = 0; p < layer->n_parts; p++) {
+            const fl_part *part = &layer->part[p];
+            fl_packed_part *to = &packed->part[p];
+            to->weight_x =
+                fl_arena_take(arena, packed->input * part->gate_stride, layer->real_size);
+            to->weight_h = fl_arena_take(arena, layer->config.hidden_size * part->gate_stride,
+                                         layer->real_size);
+            to->bias = fl_arena_take(arena, part->gate_stride, layer->real_size);
+            to->peephole =
+                fl_arena_take(arena, part->cell.n_peepholes * layer->plane, layer->real_size);
+        }
     }
+}
+
+static fl_status find_parts(fl_recurrent *layer)
+{
+    const char *name = layer->config.cell;
+    int main = find_cell(layer->isa, name);
+    if (main < 0 || layer->isa->f32.cells[main].facts->is_prelude)
+        return FL_ERR_UNKNOWN_CELL;
+    layer->cell = layer->isa->f32.cells[main].facts[0];
+    layer->config.cell = layer->cell.name;
+    if (layer->cell.prelude) {
+        int index = find_cell(layer->isa, layer->cell.prelude);
+        if (index < 0)
+            return FL_ERR_UNKNOWN_CELL;
+        layer->part[layer->n_parts++] =
+            (fl_part){.cell = layer->isa->f32.cells[index].facts[0], .cell_index = index};
+    }
+    layer->part[layer->n_parts++] = (fl_part){.cell = layer->cell, .cell_index = main};
+    for (int p = 0, at = 0; p < layer->n_parts; p++)
+        for (const char *letter = layer->part[p].cell.slot_names; *letter; letter++)
+            layer->slot_names[at++] = *letter;
+    return FL_OK;
 }
 
 static fl_status fill_layer(fl_recurrent *layer)
@@ -229,11 +283,9 @@ static fl_status fill_layer(fl_recurrent *layer)
     layer->isa = fl_isa_current(&status);
     if (!layer->isa)
         return status;
-    layer->cell_index = find_cell(layer->isa, layer->config.cell);
-    if (layer->cell_index < 0)
-        return FL_ERR_UNKNOWN_CELL;
-    layer->cell = layer->isa->f32.cells[layer->cell_index].facts[0];
-    layer->config.cell = layer->cell.name;
+    status = find_parts(layer);
+    if (status != FL_OK)
+        return status;
     if (layer->config.recurrent_dropout > 0 && !layer->cell.takes_mask)
         return FL_ERR_ARGUMENT;
     status = derive_sizes(layer);
@@ -279,7 +331,7 @@ void fl_recurrent_destroy(fl_recurrent *layer)
 
 int32_t fl_recurrent_n_states(const fl_recurrent *layer)
 {
-    return layer ? 1 + layer->cell.states : 0;
+    return layer ? 1 + (int32_t)layer->states : 0;
 }
 int64_t fl_recurrent_n_parameters(const fl_recurrent *layer)
 {
@@ -334,7 +386,7 @@ static fl_status check_forward(const fl_recurrent *layer, const fl_forward *call
     fl_status status = fl_ragged_check(ragged, &call->x_rows, call->x_total);
     if (status == FL_OK && call->y)
         status = fl_ragged_check_rows(&call->x_rows, call->y_start, call->y_total);
-    int64_t wide = layer->gate_stride + layer->cell.states * layer->plane +
+    int64_t wide = layer->gate_row + layer->state_row + layer->made_row + layer->plane +
                    layer->config.hidden_size * layer->directions + layer->config.input_size,
             total;
     if (status == FL_OK && __builtin_mul_overflow(ragged->rows, 16 * wide, &total))
@@ -401,7 +453,7 @@ fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *ca
 
 const char *fl_recurrent_slot_names(const fl_recurrent *layer)
 {
-    return layer ? layer->cell.slot_names : "";
+    return layer ? layer->slot_names : "";
 }
 
 fl_status fl_tape_read(const fl_recurrent *layer, const fl_tape *tape, const fl_record *record)
@@ -410,7 +462,8 @@ fl_status fl_tape_read(const fl_recurrent *layer, const fl_tape *tape, const fl_
         return FL_ERR_ARGUMENT;
     if (tape->layer_id != layer->id)
         return FL_ERR_TAPE;
-    int count = record->kind == FL_RECORD_STATE ? layer->cell.states : layer->cell.slots;
+    int count =
+        record->kind == FL_RECORD_STATE ? (int)layer->states : (int)strlen(layer->slot_names);
     if (record->place < 0 || record->place >= layer->n_packed || record->index < 0 ||
         record->index >= count)
         return FL_ERR_ARGUMENT;

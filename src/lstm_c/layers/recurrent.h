@@ -9,26 +9,46 @@
 
 enum { FL_MAX_ARRAYS = 4 + FL_MAX_PEEPHOLES }; /* of one layer and direction */
 
-/* Packed weights of one layer and direction (void: float or double). */
+enum { FL_MAX_PARTS = 2 };
+
+/* One product and pointwise body of a step, a row of the cell table: a cell is one of them, or a
+ * prelude and the main cell in this order. */
+typedef struct fl_part {
+    fl_cell_facts cell;
+    int cell_index;
+    int sees_x;           /* some slot takes an input product */
+    int64_t blocks;       /* blocks of packed gate columns */
+    int64_t block_width;  /* columns of a block */
+    int64_t gate_columns; /* panels * slots * lanes: what holds values in its gates of a row */
+    int64_t gate_stride;  /* its gates of a row, whole blocks */
+    int64_t gate_first;   /* where they begin in a row of gates */
+} fl_part;
+
+/* Packed weights of one layer and direction (void: float or double), by part. */
+typedef struct fl_packed_part {
+    void *weight_x, *weight_h, *bias, *peephole;
+} fl_packed_part;
 typedef struct fl_packed {
     int64_t input;  /* columns of weight_ih */
     int64_t offset; /* of weight_ih in the flat parameters; weight_hh, bias_ih, bias_hh follow */
-    void *weight_x, *weight_h, *bias, *peephole;
+    fl_packed_part part[FL_MAX_PARTS];
 } fl_packed;
 
 struct fl_recurrent {
     fl_recurrent_config config;
     fl_cell_facts cell;
     const fl_isa *isa;
-    int cell_index, directions, n_packed, loaded;
+    int directions, n_packed, loaded, n_parts;
+    fl_part part[FL_MAX_PARTS]; /* the last one is `cell` */
     size_t real_size;
     int64_t lanes;
-    int64_t panels;       /* vectors of units */
-    int64_t plane;        /* units padded to whole vectors */
-    int64_t blocks;       /* blocks of packed gate columns */
-    int64_t block_width;  /* columns of a block */
-    int64_t gate_columns; /* panels * slots * lanes: what holds values in a row of gates */
-    int64_t gate_stride;  /* a row of gates, whole blocks */
+    char slot_names[FL_MAX_PARTS * FL_MAX_SLOTS + 1]; /* of the parts, in their order */
+    int64_t panels;                                   /* vectors of units */
+    int64_t plane;                                    /* units padded to whole vectors */
+    int64_t gate_row;                                 /* a row of gates, all parts */
+    int64_t states;    /* that are carried from step to step, beside h */
+    int64_t state_row; /* plane * states */
+    int64_t made_row;  /* plane * states of the parts, the made ones included */
     int64_t n_parameters;
     fl_packed *packed; /* (layers * directions) */
     uint64_t id;       /* never reused in a process, never 0 */
@@ -44,6 +64,9 @@ typedef struct fl_tape_direction {
                       gradient */
     void *mask;    /* training with recurrent dropout: (n, plane), else NULL */
     void *state;   /* training: (rows, states, plane) */
+    /* what a prelude makes: h (., plane) and states (., made_row); rows of the tape in training,
+     * else (n) */
+    void *made_h, *made_state;
 } fl_tape_direction;
 
 typedef struct fl_tape_layer {
@@ -59,6 +82,7 @@ struct fl_tape {
     fl_ragged ragged;
     int training;
     void *x;                       /* packed input */
+    void *decay;                   /* packed weights of the rows, or NULL */
     fl_tape_layer *layers;         /* (num_layers) */
     fl_tape_direction *directions; /* (num_layers * directions) */
     void **scratch; /* (n_threads) inference: hoisted projections of a chunk of steps */
@@ -66,12 +90,19 @@ struct fl_tape {
     fl_arena backward_arena;
 };
 
-/* Row of a weight matrix (gates*hidden, .) that packed gate column `column` belongs to when slot s
- * takes gate gate_of[s]; -1: none, or padding. */
-FL_INLINE int64_t fl_weight_row(const fl_recurrent *layer, int64_t column, const int *gate_of)
+/* The part that gives the step its h and its states. */
+FL_INLINE const fl_part *fl_main_part(const fl_recurrent *layer)
 {
-    int64_t vector = column / layer->lanes, slot = vector % layer->cell.slots,
-            unit = vector / layer->cell.slots * layer->lanes + column % layer->lanes;
+    return &layer->part[layer->n_parts - 1];
+}
+
+/* Row of a weight matrix (gates*hidden, .) that packed gate column `column` of a part belongs to
+ * when slot s takes gate gate_of[s]; -1: none, or padding. */
+FL_INLINE int64_t fl_weight_row(const fl_recurrent *layer, const fl_part *part, int64_t column,
+                                const int *gate_of)
+{
+    int64_t vector = column / layer->lanes, slot = vector % part->cell.slots,
+            unit = vector / part->cell.slots * layer->lanes + column % layer->lanes;
     return unit < layer->config.hidden_size && gate_of[slot] >= 0
                ? gate_of[slot] * layer->config.hidden_size + unit
                : -1;

@@ -13,10 +13,11 @@ typedef struct FL_T(fl_backward_run) {
     const real *parameters;
     real *dy_top;          /* packed dy of the top layer, or NULL */
     real *dx[2];           /* packed dx of a layer = dy of the layer below, alternating */
-    real *dh, *dstate;     /* (directions, n, plane), (directions, n, states, plane) */
-    real **weight_t;       /* (layers * directions) packed U^T */
+    real *dh, *dstate;     /* (directions, n, plane), (directions, n, made_row) */
+    real *dmade;           /* (directions, n, plane) gradient of the h that a prelude made */
+    real **weight_t;       /* (layers * directions * parts) packed U^T */
     real **weight_xt;      /* packed W^T, NULL where dx is not wanted */
-    real *weight_gradient; /* (directions, input + hidden + 1, gate_stride), the largest layer's */
+    real *weight_gradient; /* (directions, input + hidden + 1, gate_row), the largest layer's */
     FL_T(fl_gradient_scratch) * scratch;
     int64_t chunk; /* rows of a weight-gradient chunk */
     int n_threads;
@@ -33,73 +34,101 @@ static int64_t FL_T(unit_blocks)(int64_t columns, int64_t lanes)
     return (columns + FL_BLOCK_VECTORS * lanes - 1) / (FL_BLOCK_VECTORS * lanes);
 }
 
-/* Gradient of the initial states of the share's rows that start at this step: they leave here. */
-static void FL_T(leave_rows)(const FL_T(fl_backward_run) * run, int index, const fl_moment *moment,
-                             const fl_share *share, int64_t block_first, int64_t block_end)
+/* Gradient of what recurred into part `p`, of the share's rows from `row` on: of the h that a
+ * prelude made (=), else of h or state 0 before the step (+=). */
+static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int index, int p,
+                                     int64_t row, const fl_moment *moment, const fl_share *share,
+                                     int64_t block_first, int64_t block_end)
 {
     const fl_recurrent *layer = run->layer;
+    const fl_part *part = &layer->part[p];
     const fl_ragged *ragged = &run->tape->ragged;
     int64_t hidden = layer->config.hidden_size, width = FL_BLOCK_VECTORS * layer->lanes;
-    int64_t row =
-        share->row_first > moment->with_previous ? share->row_first : moment->with_previous;
     int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows;
+    row = row > share->row_first ? row : share->row_first;
     if (row >= end)
         return;
     int64_t place = (index % layer->directions) * ragged->n + row, to_row = layer->plane;
-    real *to = run->dh + place * to_row;
-    if (layer->cell.state_recurs) {
-        to_row = layer->cell.states * layer->plane;
+    real *to = (part->cell.made_recurs ? run->dmade : run->dh) + place * to_row;
+    if (part->cell.state_recurs) {
+        to_row = layer->made_row;
         to = run->dstate + place * to_row;
     }
     FL_T(fl_gemm)
     gemm = {.rows = end - row,
-            .depth = layer->gate_columns,
+            .depth = part->gate_columns,
             .columns = hidden,
             .block_first = block_first,
             .block_end = block_end,
             .a = (const real *)run->tape->directions[index].gates +
-                 (moment->row0 + row) * layer->gate_stride,
-            .a_row = layer->gate_stride,
+                 (moment->row0 + row) * layer->gate_row + part->gate_first,
+            .a_row = layer->gate_row,
             .a_depth = 1,
-            .b = run->weight_t[index],
-            .b_block = width * layer->gate_columns,
+            .b = run->weight_t[index * layer->n_parts + p],
+            .b_block = width * part->gate_columns,
             .b_depth = width,
             .vectors = FL_BLOCK_VECTORS,
-            .init = to,
+            .init = part->cell.made_recurs ? NULL : to,
             .init_row = to_row,
             .c = to,
             .c_row = to_row};
     run->kernels->gemm(&gemm);
 }
 
-/* One step backward: rows that ran a step after, then rows that ended here. */
-static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index,
+/* Point a step backward at what its prelude made, row `row` of the tape, and at its gradient, row
+ * `place`. */
+static void FL_T(receive_made)(const FL_T(fl_backward_run) * run, const fl_tape_direction *tape,
+                               const fl_cell_facts *cell, int64_t row, int64_t place,
+                               FL_T(fl_backstep) * s)
+{
+    const fl_recurrent *layer = run->layer;
+    const real *state = (const real *)tape->made_state + row * layer->made_row;
+    if (cell->is_prelude || cell->transient) {
+        s->state = state;
+        s->state_row = layer->made_row;
+    }
+    if (!cell->is_prelude || cell->transient) {
+        s->state_prev = state;
+        s->state_prev_row = layer->made_row;
+    }
+    if (cell->is_prelude && fl_main_part(layer)->cell.made_recurs)
+        s->dmade = run->dmade + place * layer->plane;
+}
+
+/* One step backward of part `p`: rows that ran a step after, then rows that ended here. */
+static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, int p,
                                 const fl_moment *moment, const fl_share *share, int64_t block_first,
                                 int64_t block_end)
 {
     const fl_recurrent *layer = run->layer;
+    const fl_part *part = &layer->part[p];
+    const fl_cell_facts *cell = &part->cell;
     const fl_tape_direction *tape = &run->tape->directions[index];
     int64_t n = run->tape->ragged.n, hidden = layer->config.hidden_size,
             y_row = hidden * layer->directions;
-    int64_t state_row = layer->cell.states * layer->plane, level = index / layer->directions,
+    int64_t state_row = layer->state_row, level = index / layer->directions,
             reverse = index % layer->directions;
     int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows;
-    const real *dy = FL_T(dy_of)(run, level);
+    int deferred =
+        !cell->is_prelude && !cell->made_recurs; /* its recurrent product joins the next step */
+    const real *dy = cell->is_prelude ? NULL : FL_T(dy_of)(run, level);
     const real *y = (const real *)run->tape->layers[level].y + reverse * hidden;
     FL_T(fl_backstep)
     s = {.units = hidden,
          .block_first = block_first,
          .block_end = block_end,
-         .weight_t = run->weight_t[index],
-         .peephole = layer->packed[index].peephole,
-         .dgates_next_row = layer->gate_stride,
+         .weight_t = run->weight_t[index * layer->n_parts + p],
+         .peephole = layer->packed[index].part[p].peephole,
+         .dgates_next_row = layer->gate_row,
          .dy_row = y_row,
          .dh_row = layer->plane,
-         .dstate_row = state_row,
+         .dmade_row = layer->plane,
+         .dstate_row = layer->made_row,
          .state_plane = layer->plane,
          .state_prev_row = state_row,
          .state_row = state_row,
-         .gates_row = layer->gate_stride};
+         .decay_row = 1,
+         .gates_row = layer->gate_row};
     for (int64_t row = share->row_first; row < end; row += s.rows) {
         int continues = row < moment->with_next, started = row >= moment->with_previous;
         int64_t stop = end; /* a run of rows alike: up to where with_next or with_previous cuts */
@@ -108,22 +137,25 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index,
         if (!started && moment->with_previous < stop)
             stop = moment->with_previous;
         s.rows = stop - row;
-        s.depth = continues ? layer->gate_columns : 0;
-        s.dgates_next =
-            (const real *)tape->gates + (continues ? moment->next0 + row : 0) * layer->gate_stride;
+        s.depth = continues && deferred ? part->gate_columns : 0;
+        s.dgates_next = (const real *)tape->gates +
+                        (continues ? moment->next0 + row : 0) * layer->gate_row + part->gate_first;
         s.dy = dy ? dy + (moment->row0 + row) * y_row + reverse * hidden : NULL;
         s.dh = run->dh + (reverse * n + row) * layer->plane;
-        s.dstate = run->dstate + (reverse * n + row) * state_row;
+        s.dstate = run->dstate + (reverse * n + row) * layer->made_row;
         s.state_prev = started ? (const real *)tape->state0[0] + row * state_row
                                : (const real *)tape->state + (moment->previous0 + row) * state_row;
         s.state = (const real *)tape->state + (moment->row0 + row) * state_row;
         s.h_prev =
             started ? (const real *)tape->h0 + row * hidden : y + (moment->previous0 + row) * y_row;
         s.h_prev_row = started ? hidden : y_row;
+        s.decay = run->tape->decay ? (const real *)run->tape->decay + moment->row0 + row : NULL;
         s.mask = tape->mask ? (const real *)tape->mask + row * layer->plane : NULL;
         s.mask_row = layer->plane;
-        s.gates = (real *)tape->gates + (moment->row0 + row) * layer->gate_stride;
-        run->kernels->cells[layer->cell_index].backward(&s);
+        s.gates = (real *)tape->gates + (moment->row0 + row) * layer->gate_row + part->gate_first;
+        if (run->dmade)
+            FL_T(receive_made)(run, tape, cell, moment->row0 + row, reverse * n + row, &s);
+        run->kernels->cells[part->cell_index].backward(&s);
     }
 }
 
@@ -137,24 +169,34 @@ static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, con
         fl_split(blocks, share->rank, share->group_size, &block_first, &block_end);
     for (int64_t step = ragged->steps; step-- > 0;) {
         fl_moment moment = fl_ragged_moment(ragged, step, index % layer->directions);
-        FL_T(backward_step)(run, index, &moment, share, block_first, block_end);
-        if (share->splits_units)
-            fl_barrier_wait(&run->group[share->group], share->group_size);
-        if (run->call->dstates_in)
-            FL_T(leave_rows)(run, index, &moment, share, block_first, block_end);
+        for (int p = layer->n_parts; p-- > 0;) {
+            const fl_cell_facts *cell = &layer->part[p].cell;
+            int deferred = !cell->is_prelude && !cell->made_recurs;
+            FL_T(backward_step)(run, index, p, &moment, share, block_first, block_end);
+            if (share->splits_units)
+                fl_barrier_wait(&run->group[share->group], share->group_size);
+            /* what does not wait for the step before, or what leaves here to the initial states */
+            if (!deferred || run->call->dstates_in)
+                FL_T(recurrent_gradient)(run, index, p, deferred ? moment.with_previous : 0,
+                                         &moment, share, block_first, block_end);
+        }
     }
 }
 
-/* What recurred into packed row (t, s): h of the step before, or its state 0. */
-static const real *FL_T(recurred)(const FL_T(fl_backward_run) * run, int index,
+/* What recurred into part `p` of packed row (t, s): h of the step before, its state 0, or the h
+ * that a prelude made. */
+static const real *FL_T(recurred)(const FL_T(fl_backward_run) * run, int index, int p,
                                   const fl_moment *moment, int64_t s)
 {
     const fl_recurrent *layer = run->layer;
+    const fl_cell_facts *cell = &layer->part[p].cell;
     const fl_tape_direction *tape = &run->tape->directions[index];
     int64_t hidden = layer->config.hidden_size, y_row = hidden * layer->directions;
-    int64_t state_row = layer->cell.states * layer->plane, before = moment->previous0 + s;
+    int64_t state_row = layer->state_row, before = moment->previous0 + s;
     int started = s >= moment->with_previous;
-    if (layer->cell.state_recurs)
+    if (cell->made_recurs)
+        return (const real *)tape->made_h + (moment->row0 + s) * layer->plane;
+    if (cell->state_recurs)
         return started ? (const real *)tape->state0[0] + s * state_row
                        : (const real *)tape->state + before * state_row;
     const real *y = run->tape->layers[index / layer->directions].y;
@@ -163,7 +205,7 @@ static const real *FL_T(recurred)(const FL_T(fl_backward_run) * run, int index,
 }
 
 /* Rows [first, first + count) of [x, h_prev, 1] in packed order. */
-static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, int64_t first,
+static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, int p, int64_t first,
                                 int64_t count, real *inputs)
 {
     const fl_recurrent *layer = run->layer;
@@ -178,32 +220,33 @@ static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, in
             t++;
         fl_moment moment = fl_ragged_moment(ragged, reverse ? ragged->steps - 1 - t : t, reverse);
         FL_T(copy_row)(inputs, (const real *)level->x + row * input, input);
-        FL_T(copy_row)(inputs + input, FL_T(recurred)(run, index, &moment, row - ragged->offset[t]),
-                       hidden);
+        FL_T(copy_row)(inputs + input,
+                       FL_T(recurred)(run, index, p, &moment, row - ragged->offset[t]), hidden);
         inputs[input + hidden] = 1;
     }
 }
 
 /* Columns of gate block `block` of the (input + hidden + 1, gate_stride) gradient -> flat
  * gradients. */
-static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index,
+static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index, const fl_part *part,
                                   const real *gradient, int64_t column_first, int64_t column_end)
 {
     const fl_recurrent *layer = run->layer;
+    int64_t stride = part->gate_stride;
     int64_t hidden = layer->config.hidden_size, input = layer->packed[index].input;
     FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
     for (int64_t column = column_first; column < column_end; column++) {
-        int64_t x_row = fl_weight_row(layer, column, layer->cell.x_gate),
-                h_row = fl_weight_row(layer, column, layer->cell.h_gate);
-        const real *from = gradient + column, *recurrent = from + input * layer->gate_stride;
+        int64_t x_row = fl_weight_row(layer, part, column, part->cell.x_gate),
+                h_row = fl_weight_row(layer, part, column, part->cell.h_gate);
+        const real *from = gradient + column, *recurrent = from + input * stride;
         for (int64_t k = 0; x_row >= 0 && k < input; k++)
-            to.weight_ih[x_row * input + k] = from[k * layer->gate_stride];
+            to.weight_ih[x_row * input + k] = from[k * stride];
         for (int64_t k = 0; h_row >= 0 && k < hidden; k++)
-            to.weight_hh[h_row * hidden + k] = recurrent[k * layer->gate_stride];
+            to.weight_hh[h_row * hidden + k] = recurrent[k * stride];
         if (to.bias_ih && x_row >= 0)
-            to.bias_ih[x_row] = recurrent[hidden * layer->gate_stride];
+            to.bias_ih[x_row] = recurrent[hidden * stride];
         if (to.bias_hh && h_row >= 0)
-            to.bias_hh[h_row] = recurrent[hidden * layer->gate_stride];
+            to.bias_hh[h_row] = recurrent[hidden * stride];
     }
 }
 
@@ -215,8 +258,9 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
     const fl_tape_direction *tape = &run->tape->directions[index];
-    int64_t hidden = layer->config.hidden_size, lanes = layer->lanes,
-            state_row = layer->cell.states * layer->plane, slots = layer->cell.slots;
+    int64_t hidden = layer->config.hidden_size, lanes = layer->lanes, state_row = layer->state_row,
+            slots = layer->cell.slots;
+    int64_t gate_first = fl_main_part(layer)->gate_first;
     int reverse = index % layer->directions;
     FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
     int64_t unit_end = end * lanes < hidden ? end * lanes : hidden;
@@ -235,7 +279,7 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
                     state = (const real *)tape->state + (moment.row0 + s) * state_row;
                 state += peephole->state * layer->plane;
                 const real *gates =
-                    (const real *)tape->gates + (moment.row0 + s) * layer->gate_stride;
+                    (const real *)tape->gates + (moment.row0 + s) * layer->gate_row + gate_first;
                 for (int64_t unit = first * lanes; unit < unit_end; unit++)
                     to.peephole[p * hidden + unit] +=
                         state[unit] *
@@ -247,30 +291,33 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
 
 /* Gradients of one layer's weights: dgates^T [x, h_prev, 1] over all real steps, in chunks of rows;
  * the thread's share is a range of gate blocks, so every sum has one order. */
-static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int thread,
+static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p, int thread,
                                    int n_threads)
 {
     const fl_recurrent *layer = run->layer;
+    const fl_part *part = &layer->part[p];
     int64_t width = FL_BLOCK_VECTORS * layer->lanes,
-            blocks = (layer->gate_columns + width - 1) / width, first, end;
+            blocks = (part->gate_columns + width - 1) / width, first, end;
     int64_t columns = layer->packed[index].input + layer->config.hidden_size + 1,
             total = run->tape->ragged.rows;
-    real *gradient =
-        run->weight_gradient + (index % layer->directions) * columns * layer->gate_stride;
+    real *gradient = run->weight_gradient +
+                     (index % layer->directions) * columns * layer->gate_row +
+                     columns * part->gate_first;
     real *inputs = run->scratch[thread].inputs, *dgates = run->scratch[thread].dgates;
     fl_split(blocks, thread, n_threads, &first, &end);
     for (int64_t row = 0; row < total && first < end; row += run->chunk) {
         int64_t count = total - row < run->chunk ? total - row : run->chunk;
-        FL_T(gather_inputs)(run, index, row, count, inputs);
+        FL_T(gather_inputs)(run, index, p, row, count, inputs);
         for (int64_t block = first; block < end; block++) {
+            int64_t left = part->gate_stride - block * width, used = left < width ? left : width;
             const real *from = (const real *)run->tape->directions[index].gates +
-                               row * layer->gate_stride + block * width;
+                               row * layer->gate_row + part->gate_first + block * width;
             for (int64_t k = 0; k < count; k++)
-                FL_T(copy_row)(dgates + k * width, from + k * layer->gate_stride, width);
+                FL_T(copy_row)(dgates + k * width, from + k * layer->gate_row, used);
             FL_T(fl_gemm)
             gemm = {.rows = columns,
                     .depth = count,
-                    .columns = layer->gate_columns - block * width,
+                    .columns = part->gate_columns - block * width,
                     .block_end = 1,
                     .a = inputs,
                     .a_row = 1,
@@ -279,45 +326,51 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int t
                     .b_depth = width,
                     .vectors = FL_BLOCK_VECTORS,
                     .init = row ? gradient + block * width : NULL,
-                    .init_row = layer->gate_stride,
+                    .init_row = part->gate_stride,
                     .c = gradient + block * width,
-                    .c_row = layer->gate_stride};
+                    .c_row = part->gate_stride};
             run->kernels->gemm(&gemm);
         }
     }
-    int64_t column_end = end * width < layer->gate_columns ? end * width : layer->gate_columns;
-    FL_T(unpack_gradient)(run, index, gradient, first * width, column_end);
+    int64_t column_end = end * width < part->gate_columns ? end * width : part->gate_columns;
+    FL_T(unpack_gradient)(run, index, part, gradient, first * width, column_end);
     fl_split(layer->panels, thread, n_threads, &first, &end);
-    FL_T(peephole_gradients)(run, index, first, end);
+    if (p == layer->n_parts - 1)
+        FL_T(peephole_gradients)(run, index, first, end);
 }
 
-/* dx of a layer = sum over directions of dgates W, for packed rows [first, end). */
+/* dx of a layer = sum over directions and parts of dgates W, for packed rows [first, end). */
 static void FL_T(input_gradient)(const FL_T(fl_backward_run) * run, int64_t level, int64_t first,
                                  int64_t end)
 {
     const fl_recurrent *layer = run->layer;
-    int64_t width = FL_BLOCK_VECTORS * layer->lanes;
-    for (int d = 0; d < layer->directions && end > first; d++) {
-        int index = (int)level * layer->directions + d;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, written = 0;
+    for (int k = 0; k < layer->directions * layer->n_parts && end > first; k++) {
+        int index = (int)level * layer->directions + k / layer->n_parts;
+        const fl_part *part = &layer->part[k % layer->n_parts];
         int64_t input = layer->packed[index].input;
         real *dx = run->dx[level & 1] + first * input;
+        if (!part->sees_x)
+            continue;
         FL_T(fl_gemm)
         gemm = {.rows = end - first,
-                .depth = layer->gate_columns,
+                .depth = part->gate_columns,
                 .columns = input,
                 .block_end = FL_T(unit_blocks)(input, layer->lanes),
-                .a = (const real *)run->tape->directions[index].gates + first * layer->gate_stride,
-                .a_row = layer->gate_stride,
+                .a = (const real *)run->tape->directions[index].gates + first * layer->gate_row +
+                     part->gate_first,
+                .a_row = layer->gate_row,
                 .a_depth = 1,
-                .b = run->weight_xt[index],
-                .b_block = width * layer->gate_columns,
+                .b = run->weight_xt[index * layer->n_parts + k % layer->n_parts],
+                .b_block = width * part->gate_columns,
                 .b_depth = width,
                 .vectors = FL_BLOCK_VECTORS,
-                .init = d ? dx : NULL,
+                .init = written ? dx : NULL,
                 .init_row = input,
                 .c = dx,
                 .c_row = input};
         run->kernels->gemm(&gemm);
+        written = 1;
     }
 }
 
@@ -340,8 +393,9 @@ static void FL_T(backward_level_products)(FL_T(fl_backward_run) * run, int64_t l
     const fl_ragged *ragged = &run->tape->ragged;
     int64_t first, end;
     for (int d = 0; d < layer->directions; d++)
-        FL_T(weight_gradients)(run, (int)level * layer->directions + d, thread, n_threads);
-    if (run->weight_xt[level * layer->directions]) {
+        for (int p = 0; p < layer->n_parts; p++)
+            FL_T(weight_gradients)(run, (int)level * layer->directions + d, p, thread, n_threads);
+    if (level || run->call->dx) {
         fl_split(ragged->rows, thread, n_threads, &first, &end);
         FL_T(input_gradient)(run, level, first, end);
         fl_barrier_wait(&run->all, n_threads);
@@ -358,10 +412,14 @@ static void FL_T(begin_level)(const FL_T(fl_backward_run) * run, int64_t level)
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
-    int64_t hidden = layer->config.hidden_size, state_row = layer->cell.states * layer->plane;
+    int64_t hidden = layer->config.hidden_size, state_row = layer->made_row;
+    for (int d = 0; run->dmade && d < layer->directions; d++) /* its padding stays zero */
+        FL_T(gather_state)(ragged, NULL, hidden, run->dmade + d * ragged->n * layer->plane,
+                           layer->plane, layer->plane);
     for (int d = 0; d < layer->directions; d++)
-        for (int i = 0; i <= layer->cell.states; i++) {
-            const real *given = run->call->dstates_out ? run->call->dstates_out[i] : NULL;
+        for (int i = 0; i <= layer->cell.states; i++) { /* those that are not carried: zero */
+            int carried = run->call->dstates_out && i <= layer->states;
+            const real *given = carried ? run->call->dstates_out[i] : NULL;
             given = given ? given + (level * layer->directions + d) * ragged->n * hidden : NULL;
             if (i == 0)
                 FL_T(gather_state)(ragged, given, hidden, run->dh + d * ragged->n * layer->plane,
@@ -377,10 +435,10 @@ static void FL_T(end_level)(const FL_T(fl_backward_run) * run, int64_t level)
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
-    int64_t hidden = layer->config.hidden_size, state_row = layer->cell.states * layer->plane;
+    int64_t hidden = layer->config.hidden_size, state_row = layer->made_row;
     for (int d = 0; run->call->dstates_in && d < layer->directions; d++) {
         int64_t at = (level * layer->directions + d) * ragged->n * hidden;
-        for (int i = 0; i <= layer->cell.states; i++) {
+        for (int i = 0; i <= layer->states; i++) {
             real *to = run->call->dstates_in[i];
             if (to && i == 0)
                 FL_T(scatter_state)(ragged, run->dh + d * ragged->n * layer->plane, layer->plane,
@@ -399,16 +457,18 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
 {
     const fl_recurrent *layer = run->layer;
     int64_t hidden = layer->config.hidden_size, first, end;
-    for (int index = 0; index < layer->n_packed; index++) {
+    for (int k = 0; k < layer->n_packed * layer->n_parts; k++) {
+        int index = k / layer->n_parts;
+        const fl_part *part = &layer->part[k % layer->n_parts];
         int64_t input = layer->packed[index].input;
         FL_T(fl_arrays) arrays = FL_T(arrays_of)(layer, index, run->parameters);
         fl_split(FL_T(unit_blocks)(hidden, layer->lanes), thread, n_threads, &first, &end);
-        FL_T(pack_transposed)(layer, arrays.weight_hh, layer->cell.h_gate, hidden, first, end,
-                              run->weight_t[index]);
-        if (run->weight_xt[index]) {
+        FL_T(pack_transposed)(layer, part, arrays.weight_hh, part->cell.h_gate, hidden, first, end,
+                              run->weight_t[k]);
+        if (run->weight_xt[k]) {
             fl_split(FL_T(unit_blocks)(input, layer->lanes), thread, n_threads, &first, &end);
-            FL_T(pack_transposed)(layer, arrays.weight_ih, layer->cell.x_gate, input, first, end,
-                                  run->weight_xt[index]);
+            FL_T(pack_transposed)(layer, part, arrays.weight_ih, part->cell.x_gate, input, first,
+                                  end, run->weight_xt[k]);
         }
     }
 }
@@ -461,27 +521,32 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
             : NULL;
     run->dx[1] = L > 1 ? fl_arena_take(arena, ragged->rows * upper, sizeof(real)) : NULL;
     run->dh = fl_arena_take(arena, D * ragged->n * layer->plane, sizeof(real));
-    run->dstate =
-        fl_arena_take(arena, D * ragged->n * layer->plane * layer->cell.states, sizeof(real));
-    run->weight_t = fl_arena_take(arena, layer->n_packed, sizeof(real *));
-    run->weight_xt = fl_arena_take(arena, layer->n_packed, sizeof(real *));
-    for (int index = 0; index < layer->n_packed; index++) {
+    run->dstate = fl_arena_take(arena, D * ragged->n * layer->made_row, sizeof(real));
+    run->dmade = layer->n_parts > 1
+                     ? fl_arena_take(arena, D * ragged->n * layer->plane, sizeof(real))
+                     : NULL;
+    run->weight_t = fl_arena_take(arena, layer->n_packed * layer->n_parts, sizeof(real *));
+    run->weight_xt = fl_arena_take(arena, layer->n_packed * layer->n_parts, sizeof(real *));
+    for (int k = 0; k < layer->n_packed * layer->n_parts; k++) {
+        int index = k / layer->n_parts;
+        const fl_part *part = &layer->part[k % layer->n_parts];
         int64_t input = layer->packed[index].input;
-        int wants_dx = index >= layer->directions || run->call->dx;
+        int wants_dx = part->sees_x && (index >= layer->directions || run->call->dx);
         void *recurrent = fl_arena_take(
-            arena, FL_T(unit_blocks)(hidden, layer->lanes) * width * layer->gate_columns,
+            arena, FL_T(unit_blocks)(hidden, layer->lanes) * width * part->gate_columns,
             sizeof(real));
-        void *below = wants_dx ? fl_arena_take(arena,
-                                               FL_T(unit_blocks)(input, layer->lanes) * width *
-                                                   layer->gate_columns,
-                                               sizeof(real))
-                               : NULL;
+        void *below =
+            wants_dx
+                ? fl_arena_take(arena,
+                                FL_T(unit_blocks)(input, layer->lanes) * width * part->gate_columns,
+                                sizeof(real))
+                : NULL;
         if (arena->memory) {
-            run->weight_t[index] = recurrent;
-            run->weight_xt[index] = below;
+            run->weight_t[k] = recurrent;
+            run->weight_xt[k] = below;
         }
     }
-    run->weight_gradient = fl_arena_take(arena, D * columns * layer->gate_stride, sizeof(real));
+    run->weight_gradient = fl_arena_take(arena, D * columns * layer->gate_row, sizeof(real));
     run->scratch = fl_arena_take(arena, run->n_threads, sizeof *run->scratch);
     for (int thread = 0; thread < run->n_threads; thread++) {
         FL_T(fl_gradient_scratch)

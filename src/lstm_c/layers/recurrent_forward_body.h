@@ -24,34 +24,45 @@ static real *FL_T(gate_rows)(const FL_T(fl_forward_run) * run, const fl_tape_dir
                              const fl_share *share)
 {
     if (run->tape->training)
-        return (real *)direction->gates +
-               (moment->row0 + share->row_first) * run->layer->gate_stride;
-    return (real *)run->tape->scratch[thread] + chunk_first * run->layer->gate_stride;
+        return (real *)direction->gates + (moment->row0 + share->row_first) * run->layer->gate_row;
+    return (real *)run->tape->scratch[thread] + chunk_first * run->layer->gate_row;
 }
 
-/* Input projection of the steps [first, end): gates = x W + b for the share's rows and blocks. */
-static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int reverse,
-                                int thread, const fl_share *share, int64_t block_first,
-                                int64_t block_end, int64_t first, int64_t end)
+/* Blocks of a part that the share computes. */
+static void FL_T(share_blocks)(const fl_part *part, const fl_share *share, int64_t *first,
+                               int64_t *end)
+{
+    *first = 0;
+    *end = part->blocks;
+    if (share->splits_units)
+        fl_split(part->blocks, share->rank, share->group_size, first, end);
+}
+
+/* Input projection of the steps [first, end) for part `p`: gates = x W + b for the share's rows and
+ * blocks. */
+static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int p, int reverse,
+                                int thread, const fl_share *share, int64_t first, int64_t end)
 {
     const fl_recurrent *layer = run->layer;
+    const fl_part *part = &layer->part[p];
     const fl_packed *packed = &layer->packed[index];
     const fl_tape_layer *level = &run->tape->layers[index / layer->directions];
-    int64_t width = layer->block_width, used = 0;
+    int64_t width = part->block_width, used = 0, block_first, block_end;
+    FL_T(share_blocks)(part, share, &block_first, &block_end);
     FL_T(fl_gemm)
     gemm = {.depth = packed->input,
-            .columns = layer->gate_stride,
+            .columns = part->gate_stride,
             .block_first = block_first,
             .block_end = block_end,
             .a_row = packed->input,
             .a_depth = 1,
-            .b = packed->weight_x,
+            .b = packed->part[p].weight_x,
             .b_block = width * packed->input,
             .b_depth = width,
             .vectors = (int)(width / layer->lanes),
-            .init = packed->bias,
+            .init = packed->part[p].bias,
             .init_row = 0,
-            .c_row = layer->gate_stride};
+            .c_row = layer->gate_row};
     for (int64_t step = first; step < end; step++) {
         fl_moment moment = fl_ragged_moment(&run->tape->ragged, step, reverse);
         int64_t row_end = share->row_end < moment.rows ? share->row_end : moment.rows;
@@ -59,7 +70,9 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
             continue;
         int64_t rows = row_end - share->row_first;
         const real *a = (const real *)level->x + (moment.row0 + share->row_first) * packed->input;
-        real *c = FL_T(gate_rows)(run, &run->tape->directions[index], thread, &moment, used, share);
+        real *c =
+            FL_T(gate_rows)(run, &run->tape->directions[index], thread, &moment, used, share) +
+            part->gate_first;
         /* neighbours in x and in gates become one product: whole batches forwards in time */
         if (gemm.rows && a == gemm.a + gemm.rows * gemm.a_row &&
             c == gemm.c + gemm.rows * gemm.c_row) {
@@ -77,19 +90,22 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
         run->kernels->gemm(&gemm);
 }
 
-/* One step of the share: rows with a predecessor, then rows that start here. */
-static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int64_t step,
-                               const fl_share *share, int64_t block_first, int64_t block_end,
-                               const real *projected)
+/* One step of part `p` of the share: rows with a predecessor, then rows that start here. */
+static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int p, int64_t step,
+                               const fl_share *share, const real *projected)
 {
     const fl_recurrent *layer = run->layer;
+    const fl_part *part = &layer->part[p];
+    const fl_cell_facts *cell = &part->cell;
     const fl_tape *tape = run->tape;
     const fl_packed *packed = &layer->packed[index];
     const fl_tape_direction *direction = &tape->directions[index];
     const fl_tape_layer *level = &tape->layers[index / layer->directions];
-    int reverse = index % layer->directions;
+    int reverse = index % layer->directions, by_itself = layer->n_parts == 1;
     int64_t hidden = layer->config.hidden_size, y_row = hidden * layer->directions,
-            state_row = layer->cell.states * layer->plane;
+            state_row = layer->state_row, block_first, block_end;
+    FL_T(share_blocks)(part, share, &block_first, &block_end);
+    projected = part->sees_x ? projected : NULL;
     fl_moment moment = fl_ragged_moment(&tape->ragged, step, reverse);
     int64_t row_end = share->row_end < moment.rows ? share->row_end : moment.rows;
     real *y = (real *)level->y + reverse * hidden;
@@ -100,27 +116,32 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int6
          .descending = step & 1,
          .x_row = packed->input,
          .x_depth = packed->input,
-         .weight_x = packed->weight_x,
-         .weight_h = packed->weight_h,
-         .peephole = packed->peephole,
+         .weight_x = packed->part[p].weight_x,
+         .weight_h = packed->part[p].weight_h,
+         .peephole = packed->part[p].peephole,
          .h_depth = hidden,
          .state_prev_row = state_row,
          .state_row = state_row,
          .state_plane = layer->plane,
          .h_row = y_row,
-         .saved_row = layer->gate_stride};
+         .decay_row = 1,
+         .saved_row = layer->gate_row};
     for (int64_t row = share->row_first; row < row_end; row += s.rows) {
         int continues = row < moment.with_previous;
         int64_t stop = continues && moment.with_previous < row_end ? moment.with_previous : row_end;
         s.rows = stop - row;
-        s.init =
-            projected ? projected + (row - share->row_first) * layer->gate_stride : packed->bias;
-        s.init_row = projected ? layer->gate_stride : 0;
-        s.x = projected ? NULL : (const real *)level->x + (moment.row0 + row) * packed->input;
+        s.init = projected
+                     ? projected + (row - share->row_first) * layer->gate_row + part->gate_first
+                     : packed->part[p].bias;
+        s.init_row = projected ? layer->gate_row : 0;
+        s.x = projected || !part->sees_x
+                  ? NULL
+                  : (const real *)level->x + (moment.row0 + row) * packed->input;
         s.h_prev = continues ? y + (moment.previous0 + row) * y_row
                              : (const real *)direction->h0 + row * hidden;
         s.h_prev_row = continues ? y_row : hidden;
         s.h = y + (moment.row0 + row) * y_row;
+        s.decay = tape->decay ? (const real *)tape->decay + moment.row0 + row : NULL;
         s.mask = direction->mask ? (const real *)direction->mask + row * layer->plane : NULL;
         s.mask_row = layer->plane;
         s.state_prev = (real *)direction->state0[step & 1] + row * state_row;
@@ -130,13 +151,19 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int6
                 s.state_prev =
                     (const real *)direction->state + (moment.previous0 + row) * state_row;
             s.state = (real *)direction->state + (moment.row0 + row) * state_row;
-            s.saved = (real *)direction->gates + (moment.row0 + row) * layer->gate_stride;
+            s.saved =
+                (real *)direction->gates + (moment.row0 + row) * layer->gate_row + part->gate_first;
         }
-        if (layer->cell.state_recurs) {
+        if (cell->state_recurs) {
             s.h_prev = s.state_prev;
             s.h_prev_row = state_row;
         }
-        run->kernels->cells[layer->cell_index].forward(&s);
+        if (!by_itself) {
+            int64_t at = tape->training ? moment.row0 + row : row;
+            FL_T(fl_pass_made)(layer, cell, (real *)direction->made_h + at * layer->plane,
+                               (real *)direction->made_state + at * layer->made_row, &s);
+        }
+        run->kernels->cells[part->cell_index].forward(&s);
     }
 }
 
@@ -147,16 +174,14 @@ static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int t
     const fl_ragged *ragged = &run->tape->ragged;
     int reverse = index % layer->directions,
         hoist = FL_T(hoists)(layer, run->tape, &layer->packed[index]);
-    int64_t block_first = 0, block_end = layer->blocks, rows = share->row_end - share->row_first;
-    if (share->splits_units)
-        fl_split(layer->blocks, share->rank, share->group_size, &block_first, &block_end);
+    int64_t rows = share->row_end - share->row_first;
     int64_t chunk = hoist && rows > 0 ? run->chunk_rows / rows : ragged->steps;
     chunk = chunk < 1 ? 1 : chunk;
     for (int64_t first = 0; first < ragged->steps; first += chunk) {
         int64_t end = first + chunk < ragged->steps ? first + chunk : ragged->steps, used = 0;
-        if (hoist)
-            FL_T(project_chunk)(run, index, reverse, thread, share, block_first, block_end, first,
-                                end);
+        for (int p = 0; hoist && p < layer->n_parts; p++)
+            if (layer->part[p].sees_x)
+                FL_T(project_chunk)(run, index, p, reverse, thread, share, first, end);
         for (int64_t step = first; step < end; step++) {
             fl_moment moment = fl_ragged_moment(ragged, step, reverse);
             const real *projected = NULL;
@@ -166,9 +191,11 @@ static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int t
                 int64_t row_end = share->row_end < moment.rows ? share->row_end : moment.rows;
                 used += row_end > share->row_first ? row_end - share->row_first : 0;
             }
-            FL_T(forward_step)(run, index, step, share, block_first, block_end, projected);
-            if (share->splits_units)
-                fl_barrier_wait(&run->group[share->group], share->group_size);
+            for (int p = 0; p < layer->n_parts; p++) {
+                FL_T(forward_step)(run, index, p, step, share, projected);
+                if (share->splits_units)
+                    fl_barrier_wait(&run->group[share->group], share->group_size);
+            }
         }
     }
 }
@@ -197,7 +224,7 @@ static void FL_T(final_states)(const FL_T(fl_forward_run) * run, int64_t level)
     const fl_tape *tape = run->tape;
     const fl_ragged *ragged = &tape->ragged;
     int64_t hidden = layer->config.hidden_size, y_row = hidden * layer->directions,
-            state_row = layer->cell.states * layer->plane;
+            state_row = layer->state_row;
     for (int reverse = 0; run->call->states_out && reverse < layer->directions; reverse++) {
         int64_t index = level * layer->directions + reverse;
         const fl_tape_direction *direction = &tape->directions[index];
@@ -208,7 +235,7 @@ static void FL_T(final_states)(const FL_T(fl_forward_run) * run, int64_t level)
             const real *y = (const real *)tape->layers[level].y + last * y_row + reverse * hidden;
             if (h_out)
                 FL_T(copy_row)(h_out + to, y, hidden);
-            for (int i = 0; i < layer->cell.states; i++) {
+            for (int i = 0; i < layer->states; i++) {
                 int64_t steps = reverse ? ragged->steps : ragged->length[s];
                 const real *state =
                     tape->training ? (const real *)direction->state + last * state_row
@@ -232,6 +259,8 @@ static void FL_T(forward_thread)(void *argument, int thread, int n_threads)
     if (run->tape->x)
         FL_T(gather_rows)(ragged, call->x, call->x_rows.start, layer->config.input_size, first, end,
                           run->tape->x);
+    if (run->tape->decay)
+        FL_T(gather_rows)(ragged, call->decay, call->x_rows.start, 1, first, end, run->tape->decay);
     fl_barrier_wait(&run->all, n_threads);
     fl_share share = fl_recurrent_share(layer, ragged, thread, n_threads);
     for (int64_t level = 0; level < layer->config.num_layers; level++) {
@@ -290,10 +319,10 @@ static void FL_T(forward_begin)(const FL_T(fl_forward_run) * run)
     const fl_recurrent *layer = run->layer;
     const fl_forward *call = run->call;
     const fl_ragged *ragged = &run->tape->ragged;
-    int64_t hidden = layer->config.hidden_size, state_row = layer->cell.states * layer->plane;
+    int64_t hidden = layer->config.hidden_size, state_row = layer->state_row;
     for (int index = 0; index < layer->n_packed; index++) {
         fl_tape_direction *direction = &run->tape->directions[index];
-        for (int i = 0; i <= layer->cell.states; i++) {
+        for (int i = 0; i <= layer->states; i++) {
             const real *given = call->states_in ? call->states_in[i] : NULL;
             given = given ? given + index * ragged->n * hidden : NULL;
             if (i == 0)
@@ -335,18 +364,22 @@ void FL_T(fl_tape_read)(const fl_recurrent *layer, const fl_tape *tape, const fl
 {
     const fl_ragged *ragged = &tape->ragged;
     const fl_tape_direction *direction = &tape->directions[record->place];
-    int64_t hidden = layer->config.hidden_size, lanes = layer->lanes, slots = layer->cell.slots;
-    int64_t state_row = layer->cell.states * layer->plane;
+    int64_t hidden = layer->config.hidden_size, lanes = layer->lanes;
+    int64_t state_row = layer->state_row, slot = record->index;
+    const fl_part *part = layer->part;
+    for (; record->kind == FL_RECORD_GATE && slot >= part->cell.slots; part++)
+        slot -= part->cell.slots;
     for (int64_t t = 0; t < ragged->steps; t++)
         for (int64_t s = 0; s < ragged->batch[t]; s++) {
             int64_t row = ragged->offset[t] + s;
             real *to = (real *)record->out + (record->start[ragged->sequence[s]] + t) * hidden;
             const real *state =
                 (const real *)direction->state + row * state_row + record->index * layer->plane;
-            const real *gates = (const real *)direction->gates + row * layer->gate_stride;
+            const real *gates =
+                (const real *)direction->gates + row * layer->gate_row + part->gate_first;
             for (int64_t u = 0; u < hidden; u++)
                 to[u] = record->kind == FL_RECORD_STATE
                             ? state[u]
-                            : gates[(u / lanes * slots + record->index) * lanes + u % lanes];
+                            : gates[(u / lanes * part->cell.slots + slot) * lanes + u % lanes];
         }
 }

@@ -1,18 +1,24 @@
 /* Pack all weights of a layer, for one dtype. */
 
+static void FL_T(pack_part)(const fl_recurrent *layer, int index, int p, FL_T(fl_arrays) arrays)
+{
+    const fl_packed *packed = &layer->packed[index];
+    const fl_packed_part *to = &packed->part[p];
+    const fl_part *part = &layer->part[p];
+    int64_t hidden = layer->config.hidden_size;
+    FL_T(pack_panels)(layer, part, arrays.weight_ih, part->cell.x_gate, packed->input,
+                      to->weight_x);
+    FL_T(pack_panels)(layer, part, arrays.weight_hh, part->cell.h_gate, hidden, to->weight_h);
+    FL_T(pack_bias)(layer, part, arrays.bias_ih, arrays.bias_hh, to->bias);
+    for (int i = 0; i < part->cell.n_peepholes; i++)
+        for (int64_t unit = 0; unit < layer->plane; unit++)
+            ((real *)to->peephole)[i * layer->plane + unit] =
+                unit < hidden ? arrays.peephole[i * hidden + unit] : 0;
+}
+
 void FL_T(fl_recurrent_pack)(fl_recurrent *layer, const void *parameters)
 {
-    int64_t hidden = layer->config.hidden_size;
-    for (int index = 0; index < layer->n_packed; index++) {
-        const fl_packed *packed = &layer->packed[index];
-        FL_T(fl_arrays) arrays = FL_T(arrays_of)(layer, index, parameters);
-        FL_T(pack_panels)(layer, arrays.weight_ih, layer->cell.x_gate, packed->input,
-                          packed->weight_x);
-        FL_T(pack_panels)(layer, arrays.weight_hh, layer->cell.h_gate, hidden, packed->weight_h);
-        FL_T(pack_bias)(layer, arrays.bias_ih, arrays.bias_hh, packed->bias);
-        for (int p = 0; p < layer->cell.n_peepholes; p++)
-            for (int64_t unit = 0; unit < layer->plane; unit++)
-                ((real *)packed->peephole)[p * layer->plane + unit] =
-                    unit < hidden ? arrays.peephole[p * hidden + unit] : 0;
-    }
+    for (int index = 0; index < layer->n_packed; index++)
+        for (int p = 0; p < layer->n_parts; p++)
+            FL_T(pack_part)(layer, index, p, FL_T(arrays_of)(layer, index, parameters));
 }

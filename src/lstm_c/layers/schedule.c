@@ -20,8 +20,8 @@ static double macs_a_row(const fl_recurrent *layer)
 {
     double total = 0;
     for (int i = 0; i < layer->n_packed; i++)
-        total += (double)layer->gate_columns *
-                 (double)(layer->packed[i].input + layer->config.hidden_size);
+        total +=
+            (double)layer->gate_row * (double)(layer->packed[i].input + layer->config.hidden_size);
     return total;
 }
 
@@ -33,9 +33,11 @@ int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int
     int a_direction = wanted / layer->directions;
     if (a_direction > 1 && ragged->n < (int64_t)ROWS_A_THREAD * a_direction) {
         double a_step =
-            (double)layer->gate_columns * (double)layer->config.hidden_size * (double)ragged->n;
+            (double)layer->gate_row * (double)layer->config.hidden_size * (double)ragged->n;
         int useful = (int)(a_step / MACS_A_STEP_SHARE);
-        int most = useful < 1 ? 1 : useful > layer->blocks ? (int)layer->blocks : useful;
+        int most = useful < 1                             ? 1
+                   : useful > fl_main_part(layer)->blocks ? (int)fl_main_part(layer)->blocks
+                                                          : useful;
         if (a_direction > most && ragged->n < 2 * (int64_t)ROWS_A_THREAD)
             wanted = most * layer->directions;
     }

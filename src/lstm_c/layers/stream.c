@@ -9,6 +9,13 @@
 #include "base/fpenv.h"
 #include "layers/recurrent.h"
 
+#define FL_SUFFIX f32
+#include "layers/parts_body.h"
+#undef FL_SUFFIX
+#define FL_SUFFIX f64
+#include "layers/parts_body.h"
+#undef FL_SUFFIX
+
 typedef struct fl_stream_level {
     void *h[2];     /* (n, hidden): the current output and the next one */
     void *state[2]; /* (n, states, plane), alternating where a cell's state recurs, else the same */
@@ -20,7 +27,9 @@ struct fl_stream {
     int current; /* index into h */
     int n_threads;
     fl_stream_level *levels;
-    const void *x; /* of the step in progress */
+    void *made_h,
+        *made_state; /* what a prelude leaves: (n, plane), (n, made_row); of one level at a time */
+    const void *x, *decay; /* of the step in progress */
     fl_barrier barrier;
     fl_arena arena;
 };
@@ -30,16 +39,20 @@ enum { MACS_A_STREAM_THREAD = 500000 }; /* a fork/join (about 2 us) against a st
 static void stream_layout(fl_stream *stream, fl_arena *arena)
 {
     const fl_recurrent *layer = stream->layer;
+    int recurs = layer->part[0].cell.state_recurs;
     for (int64_t level = 0; level < layer->config.num_layers; level++) {
         fl_stream_level *made = &stream->levels[level];
         for (int i = 0; i < 2; i++)
             made->h[i] =
                 fl_arena_take(arena, stream->n * layer->config.hidden_size, layer->real_size);
-        for (int i = 0; i < 1 + layer->cell.state_recurs; i++)
-            made->state[i] = fl_arena_take(arena, stream->n * layer->cell.states * layer->plane,
-                                           layer->real_size);
-        if (!layer->cell.state_recurs)
+        for (int i = 0; i < 1 + recurs; i++)
+            made->state[i] = fl_arena_take(arena, stream->n * layer->state_row, layer->real_size);
+        if (!recurs)
             made->state[1] = made->state[0];
+    }
+    if (layer->n_parts > 1) {
+        stream->made_h = fl_arena_take(arena, stream->n * layer->plane, layer->real_size);
+        stream->made_state = fl_arena_take(arena, stream->n * layer->made_row, layer->real_size);
     }
 }
 
@@ -68,7 +81,7 @@ fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **out
     }
     stream_layout(stream, &stream->arena);
     fl_fpenv saved = fl_fpenv_enter();
-    double work = (double)layer->gate_columns *
+    double work = (double)layer->gate_row *
                   (double)(layer->packed[0].input + layer->config.hidden_size) * (double)n;
     int wanted = fl_team_size(0), most = (int)(work / MACS_A_STREAM_THREAD);
     stream->n_threads = most < 2 ? 1 : most < wanted ? most : wanted;
@@ -88,41 +101,48 @@ void fl_stream_destroy(fl_stream *stream)
 }
 
 #define FL_STREAM_STEP(suffix)                                                                     \
-    static void step_level_##suffix(const fl_stream *stream, int64_t level, int64_t first,         \
-                                    int64_t end, int64_t parity)                                   \
+    static void step_part_##suffix(const fl_stream *stream, int64_t level, int p, int64_t first,   \
+                                   int64_t end)                                                    \
     {                                                                                              \
         const fl_recurrent *layer = stream->layer;                                                 \
+        const fl_part *part = &layer->part[p];                                                     \
         const fl_packed *packed = &layer->packed[level];                                           \
         const fl_stream_level *at = &stream->levels[level];                                        \
-        int next = 1 - stream->current;                                                            \
-        int64_t hidden = layer->config.hidden_size, state_row = layer->cell.states * layer->plane; \
+        int current = stream->current, next = 1 - current;                                         \
+        int64_t hidden = layer->config.hidden_size;                                                \
         fl_step_##suffix s = {.rows = stream->n,                                                   \
                               .units = hidden,                                                     \
                               .block_first = first,                                                \
                               .block_end = end,                                                    \
-                              .descending = parity,                                                \
-                              .init = packed->bias,                                                \
+                              .descending = current,                                               \
+                              .init = packed->part[p].bias,                                        \
                               .x = level ? stream->levels[level - 1].h[next] : stream->x,          \
-                              .weight_x = packed->weight_x,                                        \
+                              .weight_x = packed->part[p].weight_x,                                \
                               .x_row = packed->input,                                              \
                               .x_depth = packed->input,                                            \
-                              .h_prev = at->h[stream->current],                                    \
-                              .weight_h = packed->weight_h,                                        \
+                              .h_prev = at->h[current],                                            \
+                              .weight_h = packed->part[p].weight_h,                                \
                               .h_prev_row = hidden,                                                \
                               .h_depth = hidden,                                                   \
-                              .state_prev = at->state[stream->current],                            \
-                              .state_prev_row = state_row,                                         \
-                              .peephole = packed->peephole,                                        \
+                              .state_prev = at->state[current],                                    \
+                              .state_prev_row = layer->state_row,                                  \
+                              .peephole = packed->part[p].peephole,                                \
                               .state = at->state[next],                                            \
-                              .state_row = state_row,                                              \
+                              .state_row = layer->state_row,                                       \
                               .state_plane = layer->plane,                                         \
+                              .decay = stream->decay,                                              \
+                              .decay_row = 1,                                                      \
                               .h = at->h[next],                                                    \
                               .h_row = hidden};                                                    \
-        if (layer->cell.state_recurs) {                                                            \
+        if (part->cell.state_recurs) {                                                             \
             s.h_prev = s.state_prev;                                                               \
-            s.h_prev_row = state_row;                                                              \
+            s.h_prev_row = layer->state_row;                                                       \
         }                                                                                          \
-        layer->isa->suffix.cells[layer->cell_index].forward(&s);                                   \
+        if (!part->sees_x)                                                                         \
+            s.x = NULL;                                                                            \
+        if (layer->n_parts > 1)                                                                    \
+            fl_pass_made_##suffix(layer, &part->cell, stream->made_h, stream->made_state, &s);     \
+        layer->isa->suffix.cells[part->cell_index].forward(&s);                                    \
     }
 FL_STREAM_STEP(f32)
 FL_STREAM_STEP(f64)
@@ -132,14 +152,15 @@ static void step_thread(void *argument, int thread, int n_threads)
     fl_stream *stream = argument;
     const fl_recurrent *layer = stream->layer;
     int64_t first, end;
-    fl_split(layer->blocks, thread, n_threads, &first, &end);
-    for (int64_t level = 0; level < layer->config.num_layers; level++) {
-        if (layer->config.dtype == FL_FLOAT64)
-            step_level_f64(stream, level, first, end, stream->current);
-        else
-            step_level_f32(stream, level, first, end, stream->current);
-        fl_barrier_wait(&stream->barrier, n_threads);
-    }
+    for (int64_t level = 0; level < layer->config.num_layers; level++)
+        for (int p = 0; p < layer->n_parts; p++) {
+            fl_split(layer->part[p].blocks, thread, n_threads, &first, &end);
+            if (layer->config.dtype == FL_FLOAT64)
+                step_part_f64(stream, level, p, first, end);
+            else
+                step_part_f32(stream, level, p, first, end);
+            fl_barrier_wait(&stream->barrier, n_threads);
+        }
 }
 
 static void copy_bytes(void *to, const void *from, size_t count)
@@ -148,18 +169,24 @@ static void copy_bytes(void *to, const void *from, size_t count)
         ((unsigned char *)to)[i] = from ? ((const unsigned char *)from)[i] : 0;
 }
 
-fl_status fl_stream_step(fl_stream *stream, const void *x, void *y)
+fl_status fl_stream_step_decay(fl_stream *stream, const void *x, const void *decay, void *y)
 {
     if (!stream || !x)
         return FL_ERR_ARGUMENT;
     const fl_recurrent *layer = stream->layer;
     stream->x = x;
+    stream->decay = decay;
     fl_team_run(stream->n_threads, step_thread, stream);
     stream->current = 1 - stream->current;
     if (y)
         copy_bytes(y, stream->levels[layer->config.num_layers - 1].h[stream->current],
                    (size_t)(stream->n * layer->config.hidden_size) * layer->real_size);
     return FL_OK;
+}
+
+fl_status fl_stream_step(fl_stream *stream, const void *x, void *y)
+{
+    return fl_stream_step_decay(stream, x, NULL, y);
 }
 
 /* Copy state `index` (0: h) of every level and stream between `values` (num_layers, n, hidden) and
@@ -172,10 +199,10 @@ static void copy_state(const fl_stream *stream, int index, char *values, int int
     for (int64_t level = 0; level < layer->config.num_layers; level++)
         for (int64_t b = 0; b < stream->n; b++, values += row) {
             const fl_stream_level *at = &stream->levels[level];
-            char *inside =
-                index == 0 ? (char *)at->h[stream->current] + (size_t)b * row
-                           : (char *)at->state[stream->current] +
-                                 ((size_t)(b * layer->cell.states) + (size_t)(index - 1)) * plane;
+            char *inside = index == 0
+                               ? (char *)at->h[stream->current] + (size_t)b * row
+                               : (char *)at->state[stream->current] +
+                                     ((size_t)(b * layer->states) + (size_t)(index - 1)) * plane;
             copy_bytes(into_stream ? inside : values, into_stream ? values : inside, row);
         }
 }
@@ -214,7 +241,7 @@ fl_status fl_stream_reset(fl_stream *stream, int64_t which)
     const fl_recurrent *layer = stream->layer;
     int64_t first = which < 0 ? 0 : which, count = which < 0 ? stream->n : 1;
     size_t h_row = (size_t)layer->config.hidden_size * layer->real_size,
-           state_row = (size_t)(layer->cell.states * layer->plane) * layer->real_size;
+           state_row = (size_t)layer->state_row * layer->real_size;
     for (int64_t level = 0; level < layer->config.num_layers; level++) {
         for (int i = 0; i < 2; i++)
             copy_bytes((char *)stream->levels[level].h[i] + (size_t)first * h_row, NULL,

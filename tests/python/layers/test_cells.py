@@ -91,6 +91,7 @@ def test_the_classes_are_the_cells() -> None:
     """GRU and RNN, and the identity as output squashing, are names for cells of the table."""
     pairs = [
         (GRU(3, 5, random_state=0), LSTM(3, 5, cell="gru", random_state=0)),
+        (GRU(3, 5, reset_after=False, random_state=0), LSTM(3, 5, cell="gru_before", random_state=0)),
         (RNN(3, 5, random_state=0), LSTM(3, 5, cell="rnn", random_state=0)),
         (RNN(3, 5, nonlinearity="relu", random_state=0), LSTM(3, 5, cell="rnn_relu", random_state=0)),
     ]

@@ -20,6 +20,8 @@ ORDER = {
     "nfg": "igo",
     "nog": "ifg",
     "gru": "rzn",
+    "gru_before": "rzn",
+    "tlstm": "ifgo",
     "slstm": "ifgo",
     "slstm_exp": "ifgo",
     "rnn": "h",
