@@ -343,6 +343,15 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.fixture
+def listens_to_ctrl_c():
+    """A shell that runs the tests in the background has them ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listens_to_ctrl_c")
 @pytest.mark.parametrize("action", [interrupt, lambda: signal.raise_signal(signal.SIGINT)])
 def test_ctrl_c_keeps_the_best_weights(action) -> None:
     seen: list = []
