@@ -103,10 +103,10 @@ typedef struct fl_sequences {
 
 typedef struct fl_forward {
     fl_sequences x_rows;
-    const void *x;          /* (rows, input_size) */
-    int64_t x_total;        /* rows in x, bounds of x_rows are checked against it */
-    const void *decay;      /* (rows) weight of each row's step for a cell that takes one (tlstm: g of
-                               the elapsed time), or NULL: 1 */
+    const void *x;     /* (rows, input_size) */
+    int64_t x_total;   /* rows in x, bounds of x_rows are checked against it */
+    const void *decay; /* (rows) weight of each row's step for a cell that takes one (tlstm: g of
+                          the elapsed time), or NULL: 1 */
     const int64_t *y_start; /* first row of each sequence in y */
     void *y; /* (rows, hidden_size * directions) or NULL; rows that belong to no sequence are not
                 written */
