@@ -33,6 +33,7 @@ cdef extern from "fastlstm.h" nogil:
         int32_t bias
         int32_t dtype
         double recurrent_dropout
+        int32_t truncated
         double dropout
 
     ctypedef struct fl_parameter:
@@ -88,6 +89,7 @@ cdef extern from "fastlstm.h" nogil:
     fl_status fl_recurrent_forward(const fl_recurrent *layer, const fl_forward *call)
     fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *call)
     const char *fl_recurrent_slot_names(const fl_recurrent *layer)
+    const char *fl_recurrent_state_names(const fl_recurrent *layer)
     int FL_RECORD_GATE, FL_RECORD_STATE
 
     ctypedef struct fl_record:

@@ -15,9 +15,10 @@ from cpython.buffer cimport (
 )
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
-DEF MAX_STATES = 4
+DEF MAX_STATES = 5
 _RULES = {"sgd": 0, "rmsprop": 1, "adam": 2, "adamw": 3, "nadam": 4}
-_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ci", "weight_cf", "weight_co")
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ci", "weight_cf", "weight_co",
+          "weight_gg")
 
 
 cdef int check(fl_status status) except -1:
@@ -153,7 +154,7 @@ cdef class Recurrent:
 
     def __cinit__(self, str cell, int64_t input_size, int64_t hidden_size, int64_t num_layers=1,
                   bint bidirectional=False, bint bias=True, str dtype="float32", double dropout=0.0,
-                  double recurrent_dropout=0.0):
+                  double recurrent_dropout=0.0, bint truncated=False):
         cdef fl_recurrent_config config
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
@@ -169,6 +170,7 @@ cdef class Recurrent:
         config.dtype = FL_FLOAT64 if dtype == "float64" else FL_FLOAT32
         config.dropout = dropout
         config.recurrent_dropout = recurrent_dropout
+        config.truncated = truncated
         check(fl_recurrent_create(&config, &self.handle))
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -195,6 +197,11 @@ cdef class Recurrent:
     def slot_names(self):
         """A letter per accumulator of a unit: the gates that a tape keeps."""
         return fl_recurrent_slot_names(self.handle).decode("ascii")
+
+    @property
+    def state_names(self):
+        """A letter per state in the order of state tuples."""
+        return "h" + fl_recurrent_state_names(self.handle).decode("ascii")[:self.n_states - 1]
 
     def read(self, Tape tape not None, str kind, int32_t index, int32_t place, out, start):
         """Copy one "gate" (by slot) or "state" of the call on the tape into rows of out, (rows, hidden_size)."""

@@ -2,12 +2,13 @@
 
 Float64 numpy, one sequence, one layer, one direction and one step at a time: slow, and short enough to be
 checked against the equations. A step gets the states before it (h, or h and c) and returns those after it.
-``w.x("i", x)`` is W_i x + b_i, ``w.h("i", h)`` is U_i h + b'_i, ``w.v("i")`` the peephole weights of gate i.
+``w.x("i", x)`` is W_i x + b_i, ``w.h("i", h)`` is U_i h + b'_i, ``w.v("i")`` the peephole weights of gate i,
+``w.g("i", i, o)`` is R_i [i, o].
 
-Sources: Elman, Cognitive Science 14, 1990 (rnn); Gers, Schmidhuber and Cummins, Neural Computation 12(10),
-2000 (lstm); Gers, Schraudolph and Schmidhuber, JMLR 3, 2002 (peephole); Greff et al., arXiv 1503.04069 (cifg
-and the cells without one part); Cho et al., arXiv 1406.1078v1 (gru); Beck et al., arXiv
-2405.04517 (slstm).
+Sources: Elman, Cognitive Science 14, 1990 (rnn); Gers, Schmidhuber and Cummins, Neural Computation 12(10), 2000
+(lstm); Hochreiter and Schmidhuber, Neural Computation 9(8), 1997 (lstm1997); Gers, Schraudolph and Schmidhuber,
+JMLR 3, 2002 (peephole); Greff et al., arXiv 1503.04069 (cifg and the cells without one part); Cho et al., arXiv
+1406.1078v1 (gru); Beck et al., arXiv 2405.04517 (slstm).
 """
 
 from __future__ import annotations
@@ -95,6 +96,41 @@ def nfg(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
     return o * np.tanh(c), c
 
 
+def lstm1997(
+    w: Weights,
+    x: Array,
+    h: Array,
+    c: Array,
+    *gates: Array,
+    squash_input: Squash = np.tanh,
+    squash_output: Squash = np.tanh,
+) -> tuple[Array, ...]:
+    """No forget gate. With gate recurrence all three inputs see both gates of the step before."""
+    before = {name: w.g(name, *gates) if gates else 0.0 for name in "igo"}
+    i = sigmoid(w.x("i", x) + w.h("i", h) + before["i"])
+    g = squash_input(w.x("g", x) + w.h("g", h) + before["g"])
+    o = sigmoid(w.x("o", x) + w.h("o", h) + before["o"])
+    c = c + i * g
+    return (o * squash_output(c), c, i, o) if gates else (o * squash_output(c), c)
+
+
+SQUASH_1997: dict[str, Squash] = {
+    "squash_input": lambda z: 4.0 * sigmoid(z) - 2.0,
+    "squash_output": lambda z: 2.0 * sigmoid(z) - 1.0,
+}
+
+
+def fgr(w: Weights, x: Array, h: Array, c: Array, i: Array, f: Array, o: Array) -> tuple[Array, ...]:
+    """The gates, and not the cell input, see all gates of the step before."""
+    before = {name: w.g(name, i, f, o) for name in "ifo"}
+    i = sigmoid(w.x("i", x) + w.h("i", h) + before["i"])
+    f = sigmoid(w.x("f", x) + w.h("f", h) + before["f"])
+    g = np.tanh(w.x("g", x) + w.h("g", h))
+    o = sigmoid(w.x("o", x) + w.h("o", h) + before["o"])
+    c = f * c + i * g
+    return o * np.tanh(c), c, i, f, o
+
+
 def nog(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
     i = sigmoid(w.x("i", x) + w.h("i", h))
     f = sigmoid(w.x("f", x) + w.h("f", h))
@@ -161,6 +197,7 @@ class Cell:
     h_gates: str
     peepholes: str = ""
     n_states: int = 2
+    fed_by_gates: str = ""
 
 
 CELLS: dict[str, Cell] = {
@@ -174,6 +211,13 @@ CELLS: dict[str, Cell] = {
     "cifg": Cell(cifg, "fgo", "fgo"),
     "nig": Cell(nig, "fgo", "fgo"),
     "nfg": Cell(nfg, "igo", "igo"),
+    "lstm1997": Cell(lstm1997, "igo", "igo"),
+    "lstm1997_squashed": Cell(partial(lstm1997, **SQUASH_1997), "igo", "igo"),
+    "lstm1997_gates": Cell(lstm1997, "igo", "igo", n_states=4, fed_by_gates="igo"),
+    "lstm1997_gates_squashed": Cell(
+        partial(lstm1997, **SQUASH_1997), "igo", "igo", n_states=4, fed_by_gates="igo"
+    ),
+    "fgr": Cell(fgr, "ifgo", "ifgo", n_states=5, fed_by_gates="ifo"),
     "nog": Cell(nog, "ifg", "ifg"),
     "niaf": Cell(niaf, "ifgo", "ifgo"),
     "noaf": Cell(partial(lstm, squash=identity), "ifgo", "ifgo"),
@@ -211,6 +255,11 @@ class Weights:
     def v(self, gate: str) -> Array:
         return self.parameters[f"weight_c{gate}_{self.suffix}"]
 
+    def g(self, gate: str, *gates: Array) -> Array:
+        weight, hidden = self.parameters[f"weight_gg_{self.suffix}"], len(gates[0])
+        k = self.cell.fed_by_gates.index(gate)
+        return weight[k * hidden : (k + 1) * hidden] @ np.concatenate(gates)
+
     def _affine(self, kind: str, k: int, value: Array) -> Array:
         weight = self.parameters[f"weight_{kind}_{self.suffix}"]
         bias = self.parameters.get(f"bias_{kind}_{self.suffix}")
@@ -239,6 +288,9 @@ def parameter_shapes(
             shapes[f"bias_ih_{suffix}"] = (x_rows,)
             shapes[f"bias_hh_{suffix}"] = (h_rows,)
         shapes |= {f"weight_c{gate}_{suffix}": (hidden_size,) for gate in facts.peepholes}
+        if facts.fed_by_gates:
+            gates = facts.n_states - 2
+            shapes[f"weight_gg_{suffix}"] = (len(facts.fed_by_gates) * hidden_size, gates * hidden_size)
     return shapes
 
 

@@ -24,6 +24,8 @@ CELLS = (
     "nog",
     "niaf",
     "noaf",
+    "fgr",
+    "lstm1997_gates",
     "gru",
     "gru_before",
     "tlstm",

@@ -88,6 +88,13 @@ class LSTM(Parameterized):
         - "cifg": input gate tied to the forget gate, i = 1 - f (gates f, g, o)
         - "nig", "nfg", "nog": no input, forget, output gate; "niaf", "noaf": no input, output activation
           (the ablations of Greff et al., arXiv 1503.04069, on the LSTM without peepholes)
+        - "fgr": full gate recurrence: the gates also see all gates of the step before (Greff et al.);
+          parameters ``weight_gg`` (3*hidden, 3*hidden), rows and columns i, f, o; states h, c, i, f, o
+        - "lstm1997": no forget gate, c = c_prev + i * g (Hochreiter and Schmidhuber, Neural Computation 9(8),
+          1997); "lstm1997_squashed" with that paper's squashing, g = 4 sigmoid(.) - 2 and
+          h = o * (2 sigmoid(c) - 1); "lstm1997_gates" and "lstm1997_gates_squashed" where the gates of the step
+          before feed all gates and cell inputs, as in its appendix: ``weight_gg`` (3*hidden, 2*hidden), rows
+          i, g, o and columns i, o; states h, c, i, o. See also `truncated`
         - "gru": gates r, z, n with the reset gate after the recurrent product (arXiv 1406.1078v1), as PyTorch's
         - "slstm", "slstm_exp": exponential input gate, i = exp(.), forget gate f = sigmoid(.) or exp(.), and a
           normaliser: c = f * c_prev + i * g, n = f * n_prev + i, h = o * c / n; computed relative to the running
@@ -114,6 +121,10 @@ class LSTM(Parameterized):
         Standard deviation of Gaussian noise that each training call adds to all parameters (Graves, NIPS 2011).
     cell_activation : {"tanh", "identity"}, default="tanh"
         Output squashing of the cells "lstm", "peephole" and "peephole_article".
+    truncated : bool, default=False
+        Truncated gradient of the papers of 1997 to 2002: errors that arrive at the net input of a gate or of the
+        cell, or at a peephole, change the weights there and go on to x, and no further back in time. What is
+        left is the constant error carousel, c. Not for the plain recurrent cells, the GRUs and "tlstm".
     time_decay : {"log", "inverse"}, default="log"
         Weight g of the short-term memory after the elapsed time `delta_t`, for the cell "tlstm":
         1 / log(e + delta_t), or 1 / delta_t; 1 where delta_t is 0.
@@ -160,6 +171,7 @@ class LSTM(Parameterized):
         weight_dropout: float = 0.0,
         weight_noise: float = 0.0,
         cell_activation: str = "tanh",
+        truncated: bool = False,
         time_decay: str = "log",
         dtype: Any = "float32",
         random_state: Any = None,
@@ -182,6 +194,9 @@ class LSTM(Parameterized):
             raise ValueError(
                 f"the cell {cell!r} has no cell input to drop; recurrent_dropout must be 0.0, got {recurrent_dropout}"
             )
+        if truncated and cell.startswith(("rnn", "gru", "tlstm")):
+            raise ValueError(f"the cell {cell!r} has no truncated gradient; truncated must be False")
+        self.truncated = bool(truncated)
         self.input_size = as_size(input_size, "input_size")
         self.hidden_size = as_size(hidden_size, "hidden_size")
         self.num_layers = as_size(num_layers, "num_layers")
@@ -203,6 +218,7 @@ class LSTM(Parameterized):
             self.dtype.name,
             self.dropout,
             self.recurrent_dropout,
+            self.truncated,
         )
         self.parameter_shapes = self._core.parameter_shapes
         bound = 1.0 / np.sqrt(self.hidden_size)
@@ -221,7 +237,7 @@ class LSTM(Parameterized):
     @property
     def state_names(self) -> tuple[str, ...]:
         """Names of the states in the order of state tuples: ("h", "c"), ("h",), or ("h", "c", "n", "m")."""
-        return ("h", "c", "n", "m")[: self._core.n_states]
+        return tuple(self._core.state_names)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, JSON-able."""
@@ -237,6 +253,7 @@ class LSTM(Parameterized):
             "weight_dropout": self.weight_dropout,
             "weight_noise": self.weight_noise,
             "cell_activation": self.cell_activation,
+            "truncated": self.truncated,
             "time_decay": self.time_decay,
             "dtype": self.dtype.name,
         }

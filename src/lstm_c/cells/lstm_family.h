@@ -4,8 +4,8 @@
  * A variant says which accumulator each gate has; -1 is a gate that is not there (1), or the input
  * gate tied to the forget gate (1 - f). Constants of each cell, so nothing of this is decided at
  * run time. `mask` (recurrent dropout, Semeniuta et al., COLING 2016) multiplies g where it enters
- * c, so that memory is not lost. tanh(c) is recomputed in the derivative: cheaper than to store and
- * reload it. */
+ * c, so that memory is not lost. Gates that recur are states beside c as well. tanh(c) is
+ * recomputed in the derivative: cheaper than to store and reload it. */
 
 #ifndef FL_CELLS_LSTM_VARIANT
 #define FL_CELLS_LSTM_VARIANT
@@ -15,8 +15,36 @@ typedef struct fl_lstm_variant {
     int linear_input;  /* g without tanh */
     int linear_output; /* h = o c */
     int peepholes;     /* weights V_i, V_f, V_o in this order */
+    int squash_1997;   /* g = 4 sigmoid(.) - 2 and h = o (2 sigmoid(c) - 1) */
+    int recurs;        /* the gates are states 1 .. too, in the order i, f, o */
 } fl_lstm_variant;
 #endif
+
+/* The squashing of g, or of c, and its derivative from its value. The functions of 1997 are
+ * 2 tanh(z / 2), in [-2, 2], and tanh(c / 2). */
+FL_INLINE vec FL_T(squash_input)(vec z, const fl_lstm_variant v)
+{
+    if (v.linear_input)
+        return z;
+    return v.squash_1997 ? v_set1(2) * v_tanh(v_set1((real)0.5) * z) : v_tanh(z);
+}
+FL_INLINE vec FL_T(input_slope)(vec g, const fl_lstm_variant v)
+{
+    if (v.squash_1997)
+        g *= v_set1((real)0.5);
+    return v_fnma(g, g, v_set1(1));
+}
+FL_INLINE vec FL_T(squash_output)(vec c, const fl_lstm_variant v)
+{
+    if (v.linear_output)
+        return c;
+    return v_tanh(v.squash_1997 ? v_set1((real)0.5) * c : c);
+}
+FL_INLINE vec FL_T(output_slope)(vec squashed, const fl_lstm_variant v)
+{
+    vec slope = v_fnma(squashed, squashed, v_set1(1));
+    return v.squash_1997 ? v_set1((real)0.5) * slope : slope;
+}
 
 FL_INLINE void FL_T(lstm_family_forward)(FL_T(fl_unit) * u, const fl_lstm_variant v)
 {
@@ -28,12 +56,19 @@ FL_INLINE void FL_T(lstm_family_forward)(FL_T(fl_unit) * u, const fl_lstm_varian
         f = v_sigmoid(v.peepholes ? v_fma(u->peephole[1], c, u->gate[v.f]) : u->gate[v.f]);
     if (v.tied)
         i = one - f;
-    vec g = v.linear_input ? u->gate[v.g] : v_tanh(u->gate[v.g]);
+    vec g = FL_T(squash_input)(u->gate[v.g], v);
     c = v_fma(f, c, i * (g * u->mask));
     if (v.o >= 0)
         o = v_sigmoid(v.peepholes ? v_fma(u->peephole[2], c, u->gate[v.o]) : u->gate[v.o]);
-    u->h = o * (v.linear_output ? c : v_tanh(c));
+    u->h = o * FL_T(squash_output)(c, v);
     u->state[0] = c;
+    int next = 1;
+    if (v.recurs && v.i >= 0)
+        u->state[next++] = i;
+    if (v.recurs && v.f >= 0)
+        u->state[next++] = f;
+    if (v.recurs && v.o >= 0)
+        u->state[next++] = o;
     if (v.i >= 0)
         u->gate[v.i] = i;
     if (v.f >= 0)
@@ -47,28 +82,42 @@ FL_INLINE void FL_T(lstm_family_backward)(FL_T(fl_unit) * u, const fl_lstm_varia
 {
     const vec one = v_set1(1);
     vec c_prev = u->state_prev[0], dc = u->dstate[0], g = u->gate[v.g], drive = g * u->mask;
-    vec squashed = v.linear_output ? u->state[0] : v_tanh(u->state[0]);
+    vec squashed = FL_T(squash_output)(u->state[0], v);
+    vec di = v_zero(), df = v_zero(), d_o = v_zero(); /* from the next step's gates */
+    int next = 1;
+    if (v.recurs && v.i >= 0)
+        di = u->dstate[next++];
+    if (v.recurs && v.f >= 0)
+        df = u->dstate[next++];
+    if (v.recurs && v.o >= 0)
+        d_o = u->dstate[next++];
+    while (next-- > 1)
+        u->dstate[next] = v_zero();
     vec f = v.f >= 0 ? u->gate[v.f] : one;
     vec i = v.i >= 0 ? u->gate[v.i] : v.tied ? one - f : one;
     vec o = v.o >= 0 ? u->gate[v.o] : one;
     dc = v.linear_output ? v_fma(u->dh, o, dc)
-                         : v_fma(u->dh * o, v_fnma(squashed, squashed, one), dc);
+                         : v_fma(u->dh * o, FL_T(output_slope)(squashed, v), dc);
     if (v.o >= 0) {
-        vec dpre = u->dh * squashed * o * (one - o);
+        vec dpre = v.recurs ? v_fma(u->dh, squashed, d_o) : u->dh * squashed;
+        dpre = dpre * o * (one - o);
         u->gate[v.o] = dpre;
         if (v.peepholes)
             dc = v_fma(dpre, u->peephole[2], dc);
     }
     vec dc_prev = dc * f;
-    u->gate[v.g] = v.linear_input ? dc * i * u->mask : dc * i * u->mask * v_fnma(g, g, one);
+    u->gate[v.g] = v.linear_input ? dc * i * u->mask : dc * i * u->mask * FL_T(input_slope)(g, v);
     if (v.i >= 0) {
-        vec dpre = dc * drive * i * (one - i);
+        vec dpre = v.recurs ? v_fma(dc, drive, di) : dc * drive;
+        dpre = dpre * i * (one - i);
         u->gate[v.i] = dpre;
         if (v.peepholes)
             dc_prev = v_fma(dpre, u->peephole[0], dc_prev);
     }
     if (v.f >= 0) {
-        vec dpre = dc * (v.tied ? c_prev - drive : c_prev) * f * (one - f);
+        vec kept = v.tied ? c_prev - drive : c_prev,
+            dpre = v.recurs ? v_fma(dc, kept, df) : dc * kept;
+        dpre = dpre * f * (one - f);
         u->gate[v.f] = dpre;
         if (v.peepholes)
             dc_prev = v_fma(dpre, u->peephole[1], dc_prev);

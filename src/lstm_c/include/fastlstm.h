@@ -67,6 +67,8 @@ typedef struct fl_recurrent_config {
     double recurrent_dropout; /* of the cell input, in training only: one mask per sequence; not for
                                  rnn */
     double dropout;           /* between layers, in training only: one mask per sequence */
+    int32_t truncated; /* backward: errors stop where they arrive at the net input of a gate or cell
+                          from the step before; for cells with a state and one product a step */
 } fl_recurrent_config;
 
 fl_status fl_recurrent_create(const fl_recurrent_config *config, fl_recurrent **layer);
@@ -82,7 +84,8 @@ typedef enum fl_parameter_kind {
     FL_WEIGHT_HH = 1,
     FL_BIAS_IH = 2,
     FL_BIAS_HH = 3,
-    FL_PEEPHOLE = 4 /* of the input gate; 5 the forget gate's, 6 the output gate's */
+    FL_PEEPHOLE = 4, /* of the input gate; 5 the forget gate's, 6 the output gate's */
+    FL_WEIGHT_GG = 7 /* from gates of the step before to gates */
 } fl_parameter_kind;
 typedef struct fl_parameter {
     int32_t kind, layer, direction;
@@ -144,6 +147,8 @@ int64_t fl_tape_bytes(const fl_tape *tape);
 
 /* A letter per accumulator of a unit ("ifgo", "rznu", ...): what gates a tape keeps. */
 const char *fl_recurrent_slot_names(const fl_recurrent *layer);
+/* A letter per state beside h. At least as many as there are states. */
+const char *fl_recurrent_state_names(const fl_recurrent *layer);
 
 typedef enum fl_record_kind { FL_RECORD_GATE = 0, FL_RECORD_STATE = 1 } fl_record_kind;
 /* Values of one gate (by slot) or cell state (by its index) at every step, after a training forward

@@ -16,7 +16,7 @@
 enum {
     FL_MAX_SLOTS = 4,     /* accumulators of a unit */
     FL_MAX_PEEPHOLES = 3, /* i, f, o */
-    FL_MAX_STATES = 3,    /* states beside h that a cell carries: c; n, m */
+    FL_MAX_STATES = 4,    /* states beside h that a cell carries: c; n, m; gates that recur */
     FL_BLOCK_VECTORS = 4  /* NV of plain matrices */
 };
 /* A peephole: a weight per unit that multiplies a state of the unit into one of its accumulators.
@@ -35,10 +35,16 @@ typedef struct fl_cell_facts {
     int x_gates, h_gates; /* gates in weight_ih and bias_ih, in weight_hh and bias_hh */
     int x_gate[FL_MAX_SLOTS], h_gate[FL_MAX_SLOTS];
     int states;
-    int state_recurs;       /* 1: state 0 goes into the recurrent product, 0: h */
-    int reads_h;            /* 1: the pointwise body reads h of the step before */
-    int takes_mask;         /* 1: the pointwise body multiplies its cell input by `mask` */
-    const char *slot_names; /* a letter per slot, for what the tape keeps of it */
+    int state_recurs;        /* 1: state 0 goes into the recurrent product, 0: h */
+    int reads_h;             /* 1: the pointwise body reads h of the step before */
+    int takes_mask;          /* 1: the pointwise body multiplies its cell input by `mask` */
+    const char *slot_names;  /* a letter per slot, for what the tape keeps of it */
+    const char *state_names; /* a letter per state; NULL: as many as there are of "cnm" */
+    /* States 1 .. gate_states are gates of the step, which go into the next one through weight_gg:
+     * slot s takes the product of gate g_gate[s] of it (-1: none). */
+    int gate_states;
+    int g_gates; /* gates in weight_gg */
+    int g_gate[FL_MAX_SLOTS];
     /* A cell with a second product in its step is two rows of the table: the prelude runs first, on
      * the same h and states, and makes an "h" and states that the main cell starts from. */
     const char *prelude; /* of a main cell: the name of its prelude, or NULL */
@@ -114,7 +120,8 @@ typedef struct FL_T(fl_backstep) {
     const real *dmade; /* prelude: gradient of the h that it made (rows, plane), or NULL; its dh is
                           what the main cell left and is added to */
     int64_t dmade_row;
-    const real *peephole, *mask;
+    const real *peephole; /* NULL: no gradient goes through them to the states */
+    const real *mask;
     int64_t mask_row;
     const real *decay;
     int64_t decay_row;

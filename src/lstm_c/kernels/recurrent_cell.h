@@ -110,7 +110,7 @@ FL_INLINE void CELL_(backward_unit)(const FL_T(fl_backstep) * s, vec sum, int64_
     }
     FL_UNROLL
     for (int i = 0; i < CELL_(facts).n_peepholes; i++)
-        u.peephole[i] = v_load(s->peephole + i * s->state_plane + unit);
+        u.peephole[i] = s->peephole ? v_load(s->peephole + i * s->state_plane + unit) : v_zero();
     if (CELL_(facts).reads_h)
         u.h_prev = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units);
     if (CELL_(facts).takes_mask)

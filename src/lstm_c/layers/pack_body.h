@@ -5,7 +5,7 @@
 /* The parameter arrays of one layer and direction inside a flat array (parameters or gradients);
  * NULL where the layer has none. */
 typedef struct FL_T(fl_arrays) {
-    real *weight_ih, *weight_hh, *bias_ih, *bias_hh, *peephole;
+    real *weight_ih, *weight_hh, *bias_ih, *bias_hh, *peephole, *weight_gg;
 } FL_T(fl_arrays);
 
 static FL_T(fl_arrays) FL_T(arrays_of)(const fl_recurrent *layer, int index, const void *flat)
@@ -21,29 +21,34 @@ static FL_T(fl_arrays) FL_T(arrays_of)(const fl_recurrent *layer, int index, con
         a.bias_hh = a.bias_ih + x_rows;
         a.peephole = a.bias_hh + h_rows;
     }
+    a.weight_gg = a.peephole + layer->cell.n_peepholes * hidden;
     return a;
 }
 
-/* Gate-interleaved panels of weight (gates*hidden, depth), slot s taking gate gate_of[s], -> packed
- * (blocks, depth, block vectors, lanes); padding is zero. */
+/* Gate-interleaved panels of weight (gates*hidden, sources*count), slot s taking gate gate_of[s],
+ * -> packed (blocks, sources*plane, block vectors, lanes), where each source has `plane` >= count
+ * values; padding is zero. */
 static void FL_T(pack_panels)(const fl_recurrent *layer, const fl_part *part, const real *weight,
-                              const int *gate_of, int64_t depth, real *packed)
+                              const int *gate_of, int64_t sources, int64_t count, int64_t plane,
+                              real *packed)
 {
-    int64_t width = part->block_width;
+    int64_t width = part->block_width, depth = sources * plane;
     for (int64_t column = 0; column < part->gate_stride; column++) {
         int64_t row = fl_weight_row(layer, part, column, gate_of);
         real *to = packed + column / width * width * depth + column % width;
-        const real *from = row >= 0 ? weight + row * depth : NULL;
-        for (int64_t k = 0; k < depth; k++)
-            to[k * width] = from ? from[k] : 0;
+        const real *from = row >= 0 ? weight + row * sources * count : NULL;
+        for (int64_t source = 0; source < sources; source++)
+            for (int64_t k = 0; k < plane; k++, to += width)
+                *to = from && k < count ? from[source * count + k] : 0;
     }
 }
 
 /* Plain blocks of the transposed view: depth = gate columns (gate-interleaved), columns = columns
- * of weight (gates*hidden, columns). */
+ * of weight (gates*hidden, columns), whose rows are `stride` apart. */
 static void FL_T(pack_transposed)(const fl_recurrent *layer, const fl_part *part,
-                                  const real *weight, const int *gate_of, int64_t columns,
-                                  int64_t block_first, int64_t block_end, real *packed)
+                                  const real *weight, int64_t stride, const int *gate_of,
+                                  int64_t columns, int64_t block_first, int64_t block_end,
+                                  real *packed)
 {
     int64_t width = FL_BLOCK_VECTORS * layer->lanes;
     for (int64_t block = block_first; block < block_end; block++) {
@@ -51,7 +56,7 @@ static void FL_T(pack_transposed)(const fl_recurrent *layer, const fl_part *part
         real *to = packed + block * width * part->gate_columns;
         for (int64_t k = 0; k < part->gate_columns; k++, to += width) {
             int64_t row = fl_weight_row(layer, part, k, gate_of);
-            const real *from = row >= 0 ? weight + row * columns + first : NULL;
+            const real *from = row >= 0 ? weight + row * stride + first : NULL;
             for (int64_t j = 0; j < width; j++)
                 to[j] = from && j < count ? from[j] : 0;
         }

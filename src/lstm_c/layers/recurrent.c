@@ -78,7 +78,7 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         made.h0 = fl_arena_take(arena, ragged->n * hidden, size);
         made.state0[0] = fl_arena_take(arena, ragged->n * state_row, size);
         made.state0[1] = made.state0[0];
-        if (layer->part[0].cell.state_recurs &&
+        if ((layer->part[0].cell.state_recurs || layer->cell.gate_states) &&
             !tape->training) /* all units read it while each is written */
             made.state0[1] = fl_arena_take(arena, ragged->n * state_row, size);
         made.gates =
@@ -169,6 +169,10 @@ static int parameter_shapes(const fl_recurrent *layer, int64_t input, fl_paramet
     }
     for (int p = 0; p < layer->cell.n_peepholes; p++)
         shapes[count++] = (fl_parameter){.kind = FL_PEEPHOLE + p, .rows = hidden};
+    if (layer->cell.gate_states)
+        shapes[count++] = (fl_parameter){.kind = FL_WEIGHT_GG,
+                                         .rows = layer->cell.g_gates * hidden,
+                                         .columns = fl_recurring_gates(layer)};
     return count;
 }
 
@@ -219,7 +223,8 @@ static fl_status derive_sizes(fl_recurrent *layer)
         derive_part(layer, &layer->part[p]);
     layer->states = layer->cell.transient ? 0 : layer->cell.states;
     layer->state_row = layer->states * layer->plane;
-    rows = layer->cell.x_gates + layer->cell.h_gates + layer->cell.slots;
+    rows = layer->cell.x_gates + layer->cell.h_gates + layer->cell.slots +
+           layer->cell.g_gates * layer->cell.gate_states;
     int64_t inner = hidden * layer->directions,
             wider = config->input_size > inner ? config->input_size : inner, a_direction, total;
     if (__builtin_mul_overflow(rows * hidden, wider + hidden + 8, &a_direction) ||
@@ -248,6 +253,8 @@ static void packed_layout(fl_recurrent *layer, fl_arena *arena)
                 fl_arena_take(arena, packed->input * part->gate_stride, layer->real_size);
             to->weight_h = fl_arena_take(arena, layer->config.hidden_size * part->gate_stride,
                                          layer->real_size);
+            to->weight_g = fl_arena_take(
+                arena, part->cell.gate_states * layer->plane * part->gate_stride, layer->real_size);
             to->bias = fl_arena_take(arena, part->gate_stride, layer->real_size);
             to->peephole =
                 fl_arena_take(arena, part->cell.n_peepholes * layer->plane, layer->real_size);
@@ -287,6 +294,8 @@ static fl_status fill_layer(fl_recurrent *layer)
     if (status != FL_OK)
         return status;
     if (layer->config.recurrent_dropout > 0 && !layer->cell.takes_mask)
+        return FL_ERR_ARGUMENT;
+    if (layer->config.truncated && (layer->n_parts > 1 || !layer->cell.states))
         return FL_ERR_ARGUMENT;
     status = derive_sizes(layer);
     if (status != FL_OK)
@@ -339,7 +348,7 @@ int64_t fl_recurrent_n_parameters(const fl_recurrent *layer)
 }
 static int arrays_a_direction(const fl_recurrent *layer)
 {
-    return (layer->config.bias ? 4 : 2) + layer->cell.n_peepholes;
+    return (layer->config.bias ? 4 : 2) + layer->cell.n_peepholes + (layer->cell.gate_states > 0);
 }
 
 int32_t fl_recurrent_n_arrays(const fl_recurrent *layer)
@@ -454,6 +463,11 @@ fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *ca
 const char *fl_recurrent_slot_names(const fl_recurrent *layer)
 {
     return layer ? layer->slot_names : "";
+}
+
+const char *fl_recurrent_state_names(const fl_recurrent *layer)
+{
+    return layer && layer->cell.state_names ? layer->cell.state_names : "cnm";
 }
 
 fl_status fl_tape_read(const fl_recurrent *layer, const fl_tape *tape, const fl_record *record)

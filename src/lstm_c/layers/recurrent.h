@@ -7,7 +7,7 @@
 #include "isa/isa.h"
 #include "layers/ragged.h"
 
-enum { FL_MAX_ARRAYS = 4 + FL_MAX_PEEPHOLES }; /* of one layer and direction */
+enum { FL_MAX_ARRAYS = 5 + FL_MAX_PEEPHOLES }; /* of one layer and direction */
 
 enum { FL_MAX_PARTS = 2 };
 
@@ -26,7 +26,7 @@ typedef struct fl_part {
 
 /* Packed weights of one layer and direction (void: float or double), by part. */
 typedef struct fl_packed_part {
-    void *weight_x, *weight_h, *bias, *peephole;
+    void *weight_x, *weight_h, *weight_g, *bias, *peephole;
 } fl_packed_part;
 typedef struct fl_packed {
     int64_t input;  /* columns of weight_ih */
@@ -94,6 +94,12 @@ struct fl_tape {
 FL_INLINE const fl_part *fl_main_part(const fl_recurrent *layer)
 {
     return &layer->part[layer->n_parts - 1];
+}
+
+/* Columns of weight_gg: units of the gates that recur. */
+FL_INLINE int64_t fl_recurring_gates(const fl_recurrent *layer)
+{
+    return layer->cell.gate_states * layer->config.hidden_size;
 }
 
 /* Row of a weight matrix (gates*hidden, .) that packed gate column `column` of a part belongs to

@@ -1,7 +1,7 @@
 /* Back-propagation through time, for one dtype. See recurrent.c for the plan. */
 
 typedef struct FL_T(fl_gradient_scratch) {
-    real *inputs; /* (chunk, input + hidden + 1): rows of [x, h_prev, 1] */
+    real *inputs; /* (chunk, depth): rows of [x, h_prev, recurring gates, 1] */
     real *dgates; /* (chunk, block width): one block of gate gradients */
 } FL_T(fl_gradient_scratch);
 
@@ -17,7 +17,8 @@ typedef struct FL_T(fl_backward_run) {
     real *dmade;           /* (directions, n, plane) gradient of the h that a prelude made */
     real **weight_t;       /* (layers * directions * parts) packed U^T */
     real **weight_xt;      /* packed W^T, NULL where dx is not wanted */
-    real *weight_gradient; /* (directions, input + hidden + 1, gate_row), the largest layer's */
+    real **weight_gt;      /* (layers * directions) packed weight_gg^T, a gate at a time */
+    real *weight_gradient; /* (directions, depth, gate_row), the largest layer's */
     FL_T(fl_gradient_scratch) * scratch;
     int64_t chunk; /* rows of a weight-gradient chunk */
     int n_threads;
@@ -32,6 +33,12 @@ static const real *FL_T(dy_of)(const FL_T(fl_backward_run) * run, int64_t level)
 static int64_t FL_T(unit_blocks)(int64_t columns, int64_t lanes)
 {
     return (columns + FL_BLOCK_VECTORS * lanes - 1) / (FL_BLOCK_VECTORS * lanes);
+}
+
+/* Values of a row [x, h_prev, recurring gates, 1] that the weights multiply. */
+static int64_t FL_T(input_depth)(const fl_recurrent *layer, int64_t input)
+{
+    return input + layer->config.hidden_size + fl_recurring_gates(layer) + 1;
 }
 
 /* Gradient of what recurred into part `p`, of the share's rows from `row` on: of the h that a
@@ -73,6 +80,43 @@ static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int inde
             .c = to,
             .c_row = to_row};
     run->kernels->gemm(&gemm);
+}
+
+/* Gradient of the gates of the step before, of the share's rows, added to that of their states. */
+static void FL_T(gate_gradient)(const FL_T(fl_backward_run) * run, int index,
+                                const fl_moment *moment, const fl_share *share, int64_t block_first,
+                                int64_t block_end)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_part *part = fl_main_part(layer);
+    int64_t hidden = layer->config.hidden_size, width = FL_BLOCK_VECTORS * layer->lanes;
+    int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows,
+            row = share->row_first;
+    real *dstate =
+        run->dstate + ((index % layer->directions) * run->tape->ragged.n + row) * layer->made_row;
+    for (int gate = 0; gate < part->cell.gate_states && row < end; gate++) {
+        real *to = dstate + (1 + gate) * layer->plane;
+        FL_T(fl_gemm)
+        gemm = {.rows = end - row,
+                .depth = part->gate_columns,
+                .columns = hidden,
+                .block_first = block_first,
+                .block_end = block_end,
+                .a = (const real *)run->tape->directions[index].gates +
+                     (moment->row0 + row) * layer->gate_row,
+                .a_row = layer->gate_row,
+                .a_depth = 1,
+                .b = run->weight_gt[index] +
+                     gate * FL_T(unit_blocks)(hidden, layer->lanes) * width * part->gate_columns,
+                .b_block = width * part->gate_columns,
+                .b_depth = width,
+                .vectors = FL_BLOCK_VECTORS,
+                .init = to,
+                .init_row = layer->made_row,
+                .c = to,
+                .c_row = layer->made_row};
+        run->kernels->gemm(&gemm);
+    }
 }
 
 /* Point a step backward at what its prelude made, row `row` of the tape, and at its gradient, row
@@ -118,7 +162,7 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
          .block_first = block_first,
          .block_end = block_end,
          .weight_t = run->weight_t[index * layer->n_parts + p],
-         .peephole = layer->packed[index].part[p].peephole,
+         .peephole = layer->config.truncated ? NULL : layer->packed[index].part[p].peephole,
          .dgates_next_row = layer->gate_row,
          .dy_row = y_row,
          .dh_row = layer->plane,
@@ -137,7 +181,7 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
         if (!started && moment->with_previous < stop)
             stop = moment->with_previous;
         s.rows = stop - row;
-        s.depth = continues && deferred ? part->gate_columns : 0;
+        s.depth = continues && deferred && !layer->config.truncated ? part->gate_columns : 0;
         s.dgates_next = (const real *)tape->gates +
                         (continues ? moment->next0 + row : 0) * layer->gate_row + part->gate_first;
         s.dy = dy ? dy + (moment->row0 + row) * y_row + reverse * hidden : NULL;
@@ -175,12 +219,26 @@ static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, con
             FL_T(backward_step)(run, index, p, &moment, share, block_first, block_end);
             if (share->splits_units)
                 fl_barrier_wait(&run->group[share->group], share->group_size);
+            if (layer->config.truncated)
+                continue;
+            FL_T(gate_gradient)(run, index, &moment, share, block_first, block_end);
             /* what does not wait for the step before, or what leaves here to the initial states */
             if (!deferred || run->call->dstates_in)
                 FL_T(recurrent_gradient)(run, index, p, deferred ? moment.with_previous : 0,
                                          &moment, share, block_first, block_end);
         }
     }
+}
+
+/* States before the step of packed row (t, s). */
+static const real *FL_T(states_before)(const FL_T(fl_backward_run) * run, int index,
+                                       const fl_moment *moment, int64_t s)
+{
+    const fl_tape_direction *tape = &run->tape->directions[index];
+    int64_t state_row = run->layer->state_row;
+    return s >= moment->with_previous
+               ? (const real *)tape->state0[0] + s * state_row
+               : (const real *)tape->state + (moment->previous0 + s) * state_row;
 }
 
 /* What recurred into part `p` of packed row (t, s): h of the step before, its state 0, or the h
@@ -192,19 +250,18 @@ static const real *FL_T(recurred)(const FL_T(fl_backward_run) * run, int index, 
     const fl_cell_facts *cell = &layer->part[p].cell;
     const fl_tape_direction *tape = &run->tape->directions[index];
     int64_t hidden = layer->config.hidden_size, y_row = hidden * layer->directions;
-    int64_t state_row = layer->state_row, before = moment->previous0 + s;
+    int64_t before = moment->previous0 + s;
     int started = s >= moment->with_previous;
     if (cell->made_recurs)
         return (const real *)tape->made_h + (moment->row0 + s) * layer->plane;
     if (cell->state_recurs)
-        return started ? (const real *)tape->state0[0] + s * state_row
-                       : (const real *)tape->state + before * state_row;
+        return FL_T(states_before)(run, index, moment, s);
     const real *y = run->tape->layers[index / layer->directions].y;
     return started ? (const real *)tape->h0 + s * hidden
                    : y + before * y_row + index % layer->directions * hidden;
 }
 
-/* Rows [first, first + count) of [x, h_prev, 1] in packed order. */
+/* Rows [first, first + count) of [x, h_prev, recurring gates, 1] in packed order. */
 static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, int p, int64_t first,
                                 int64_t count, real *inputs)
 {
@@ -215,18 +272,24 @@ static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, in
     int64_t input = layer->packed[index].input, hidden = layer->config.hidden_size, t = 0;
     while (ragged->offset[t + 1] <= first)
         t++;
-    for (int64_t row = first; row < first + count; row++, inputs += input + hidden + 1) {
+    int64_t depth = FL_T(input_depth)(layer, input);
+    for (int64_t row = first; row < first + count; row++, inputs += depth) {
         if (row >= ragged->offset[t + 1])
             t++;
         fl_moment moment = fl_ragged_moment(ragged, reverse ? ragged->steps - 1 - t : t, reverse);
         FL_T(copy_row)(inputs, (const real *)level->x + row * input, input);
         FL_T(copy_row)(inputs + input,
                        FL_T(recurred)(run, index, p, &moment, row - ragged->offset[t]), hidden);
-        inputs[input + hidden] = 1;
+        for (int gate = 1; gate <= layer->cell.gate_states; gate++)
+            FL_T(copy_row)(inputs + input + gate * hidden,
+                           FL_T(states_before)(run, index, &moment, row - ragged->offset[t]) +
+                               gate * layer->plane,
+                           hidden);
+        inputs[depth - 1] = 1;
     }
 }
 
-/* Columns of gate block `block` of the (input + hidden + 1, gate_stride) gradient -> flat
+/* Columns [column_first, column_end) of the (input_depth, gate_stride) gradient -> flat
  * gradients. */
 static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index, const fl_part *part,
                                   const real *gradient, int64_t column_first, int64_t column_end)
@@ -234,19 +297,24 @@ static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index, 
     const fl_recurrent *layer = run->layer;
     int64_t stride = part->gate_stride;
     int64_t hidden = layer->config.hidden_size, input = layer->packed[index].input;
+    int64_t gates = fl_recurring_gates(layer);
     FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
     for (int64_t column = column_first; column < column_end; column++) {
         int64_t x_row = fl_weight_row(layer, part, column, part->cell.x_gate),
-                h_row = fl_weight_row(layer, part, column, part->cell.h_gate);
-        const real *from = gradient + column, *recurrent = from + input * stride;
+                h_row = fl_weight_row(layer, part, column, part->cell.h_gate),
+                g_row = gates ? fl_weight_row(layer, part, column, part->cell.g_gate) : -1;
+        const real *from = gradient + column, *recurrent = from + input * stride,
+                   *of_gates = recurrent + hidden * stride, *bias = of_gates + gates * stride;
         for (int64_t k = 0; x_row >= 0 && k < input; k++)
             to.weight_ih[x_row * input + k] = from[k * stride];
         for (int64_t k = 0; h_row >= 0 && k < hidden; k++)
             to.weight_hh[h_row * hidden + k] = recurrent[k * stride];
+        for (int64_t k = 0; g_row >= 0 && k < gates; k++)
+            to.weight_gg[g_row * gates + k] = of_gates[k * stride];
         if (to.bias_ih && x_row >= 0)
-            to.bias_ih[x_row] = recurrent[hidden * stride];
+            to.bias_ih[x_row] = *bias;
         if (to.bias_hh && h_row >= 0)
-            to.bias_hh[h_row] = recurrent[hidden * stride];
+            to.bias_hh[h_row] = *bias;
     }
 }
 
@@ -271,10 +339,7 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
         for (int64_t step = 0; step < ragged->steps; step++) {
             fl_moment moment = fl_ragged_moment(ragged, step, reverse);
             for (int64_t s = 0; s < moment.rows; s++) {
-                const real *state =
-                    s < moment.with_previous
-                        ? (const real *)tape->state + (moment.previous0 + s) * state_row
-                        : (const real *)tape->state0[0] + s * state_row;
+                const real *state = FL_T(states_before)(run, index, &moment, s);
                 if (peephole->current)
                     state = (const real *)tape->state + (moment.row0 + s) * state_row;
                 state += peephole->state * layer->plane;
@@ -289,8 +354,8 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
     }
 }
 
-/* Gradients of one layer's weights: dgates^T [x, h_prev, 1] over all real steps, in chunks of rows;
- * the thread's share is a range of gate blocks, so every sum has one order. */
+/* Gradients of one layer's weights: dgates^T [x, h_prev, gates, 1] over all real steps, in chunks
+ * of rows; the thread's share is a range of gate blocks, so every sum has one order. */
 static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p, int thread,
                                    int n_threads)
 {
@@ -298,7 +363,7 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
     const fl_part *part = &layer->part[p];
     int64_t width = FL_BLOCK_VECTORS * layer->lanes,
             blocks = (part->gate_columns + width - 1) / width, first, end;
-    int64_t columns = layer->packed[index].input + layer->config.hidden_size + 1,
+    int64_t columns = FL_T(input_depth)(layer, layer->packed[index].input),
             total = run->tape->ragged.rows;
     real *gradient = run->weight_gradient +
                      (index % layer->directions) * columns * layer->gate_row +
@@ -463,12 +528,18 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
         int64_t input = layer->packed[index].input;
         FL_T(fl_arrays) arrays = FL_T(arrays_of)(layer, index, run->parameters);
         fl_split(FL_T(unit_blocks)(hidden, layer->lanes), thread, n_threads, &first, &end);
-        FL_T(pack_transposed)(layer, part, arrays.weight_hh, part->cell.h_gate, hidden, first, end,
-                              run->weight_t[k]);
+        FL_T(pack_transposed)(layer, part, arrays.weight_hh, hidden, part->cell.h_gate, hidden,
+                              first, end, run->weight_t[k]);
+        for (int gate = 0; gate < part->cell.gate_states; gate++)
+            FL_T(pack_transposed)(layer, part, arrays.weight_gg + gate * hidden,
+                                  fl_recurring_gates(layer), part->cell.g_gate, hidden, first, end,
+                                  run->weight_gt[index] +
+                                      gate * FL_T(unit_blocks)(hidden, layer->lanes) *
+                                          FL_BLOCK_VECTORS * layer->lanes * part->gate_columns);
         if (run->weight_xt[k]) {
             fl_split(FL_T(unit_blocks)(input, layer->lanes), thread, n_threads, &first, &end);
-            FL_T(pack_transposed)(layer, part, arrays.weight_ih, part->cell.x_gate, input, first,
-                                  end, run->weight_xt[k]);
+            FL_T(pack_transposed)(layer, part, arrays.weight_ih, input, part->cell.x_gate, input,
+                                  first, end, run->weight_xt[k]);
         }
     }
 }
@@ -509,7 +580,7 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
             width = FL_BLOCK_VECTORS * layer->lanes;
     int64_t upper = hidden * D,
             widest = layer->config.input_size > upper || L == 1 ? layer->config.input_size : upper;
-    int64_t columns = widest + hidden + 1;
+    int64_t columns = FL_T(input_depth)(layer, widest);
     run->chunk = 65536 / columns < 64 ? 64 : 65536 / columns > 256 ? 256 : 65536 / columns;
     if (run->chunk > ragged->rows)
         run->chunk = ragged->rows;
@@ -545,6 +616,16 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
             run->weight_t[k] = recurrent;
             run->weight_xt[k] = below;
         }
+    }
+    run->weight_gt = fl_arena_take(arena, layer->n_packed, sizeof(real *));
+    for (int index = 0; index < layer->n_packed; index++) {
+        void *gates =
+            fl_arena_take(arena,
+                          layer->cell.gate_states * FL_T(unit_blocks)(hidden, layer->lanes) *
+                              width * fl_main_part(layer)->gate_columns,
+                          sizeof(real));
+        if (arena->memory)
+            run->weight_gt[index] = gates;
     }
     run->weight_gradient = fl_arena_take(arena, D * columns * layer->gate_row, sizeof(real));
     run->scratch = fl_arena_take(arena, run->n_threads, sizeof *run->scratch);

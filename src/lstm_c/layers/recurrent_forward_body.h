@@ -11,10 +11,10 @@ typedef struct FL_T(fl_forward_run) {
 } FL_T(fl_forward_run);
 
 /* Hoisting pays where one step has too few rows to use the weights well, and where the input is
- * wide. */
+ * wide; where gates recur, they take the place of x in the step. */
 static int FL_T(hoists)(const fl_recurrent *layer, const fl_tape *tape, const fl_packed *packed)
 {
-    return tape->ragged.steps > 1 && packed->input > layer->lanes;
+    return layer->cell.gate_states || (tape->ragged.steps > 1 && packed->input > layer->lanes);
 }
 
 /* Gate rows of a step: in training their place on the tape, in inference in the thread's scratch.
@@ -157,6 +157,12 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
         if (cell->state_recurs) {
             s.h_prev = s.state_prev;
             s.h_prev_row = state_row;
+        }
+        if (cell->gate_states) {
+            s.x = s.state_prev + layer->plane;
+            s.x_row = state_row;
+            s.x_depth = cell->gate_states * layer->plane;
+            s.weight_x = packed->part[p].weight_g;
         }
         if (!by_itself) {
             int64_t at = tape->training ? moment.row0 + row : row;

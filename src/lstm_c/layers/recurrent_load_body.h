@@ -6,9 +6,12 @@ static void FL_T(pack_part)(const fl_recurrent *layer, int index, int p, FL_T(fl
     const fl_packed_part *to = &packed->part[p];
     const fl_part *part = &layer->part[p];
     int64_t hidden = layer->config.hidden_size;
-    FL_T(pack_panels)(layer, part, arrays.weight_ih, part->cell.x_gate, packed->input,
-                      to->weight_x);
-    FL_T(pack_panels)(layer, part, arrays.weight_hh, part->cell.h_gate, hidden, to->weight_h);
+    FL_T(pack_panels)(layer, part, arrays.weight_ih, part->cell.x_gate, 1, packed->input,
+                      packed->input, to->weight_x);
+    FL_T(pack_panels)(layer, part, arrays.weight_hh, part->cell.h_gate, 1, hidden, hidden,
+                      to->weight_h);
+    FL_T(pack_panels)(layer, part, arrays.weight_gg, part->cell.g_gate, part->cell.gate_states,
+                      hidden, layer->plane, to->weight_g);
     FL_T(pack_bias)(layer, part, arrays.bias_ih, arrays.bias_hh, to->bias);
     for (int i = 0; i < part->cell.n_peepholes; i++)
         for (int64_t unit = 0; unit < layer->plane; unit++)

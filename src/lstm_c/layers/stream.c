@@ -9,13 +9,6 @@
 #include "base/fpenv.h"
 #include "layers/recurrent.h"
 
-#define FL_SUFFIX f32
-#include "layers/parts_body.h"
-#undef FL_SUFFIX
-#define FL_SUFFIX f64
-#include "layers/parts_body.h"
-#undef FL_SUFFIX
-
 typedef struct fl_stream_level {
     void *h[2];     /* (n, hidden): the current output and the next one */
     void *state[2]; /* (n, states, plane), alternating where a cell's state recurs, else the same */
@@ -29,6 +22,8 @@ struct fl_stream {
     fl_stream_level *levels;
     void *made_h,
         *made_state; /* what a prelude leaves: (n, plane), (n, made_row); of one level at a time */
+    void *gates; /* (n, gate_row) x W + b, where the place of x in the step goes to gates that recur
+                  */
     const void *x, *decay; /* of the step in progress */
     fl_barrier barrier;
     fl_arena arena;
@@ -39,7 +34,7 @@ enum { MACS_A_STREAM_THREAD = 500000 }; /* a fork/join (about 2 us) against a st
 static void stream_layout(fl_stream *stream, fl_arena *arena)
 {
     const fl_recurrent *layer = stream->layer;
-    int recurs = layer->part[0].cell.state_recurs;
+    int recurs = layer->part[0].cell.state_recurs || layer->cell.gate_states;
     for (int64_t level = 0; level < layer->config.num_layers; level++) {
         fl_stream_level *made = &stream->levels[level];
         for (int i = 0; i < 2; i++)
@@ -50,6 +45,8 @@ static void stream_layout(fl_stream *stream, fl_arena *arena)
         if (!recurs)
             made->state[1] = made->state[0];
     }
+    if (layer->cell.gate_states)
+        stream->gates = fl_arena_take(arena, stream->n * layer->gate_row, layer->real_size);
     if (layer->n_parts > 1) {
         stream->made_h = fl_arena_take(arena, stream->n * layer->plane, layer->real_size);
         stream->made_state = fl_arena_take(arena, stream->n * layer->made_row, layer->real_size);
@@ -100,52 +97,12 @@ void fl_stream_destroy(fl_stream *stream)
     free(stream);
 }
 
-#define FL_STREAM_STEP(suffix)                                                                     \
-    static void step_part_##suffix(const fl_stream *stream, int64_t level, int p, int64_t first,   \
-                                   int64_t end)                                                    \
-    {                                                                                              \
-        const fl_recurrent *layer = stream->layer;                                                 \
-        const fl_part *part = &layer->part[p];                                                     \
-        const fl_packed *packed = &layer->packed[level];                                           \
-        const fl_stream_level *at = &stream->levels[level];                                        \
-        int current = stream->current, next = 1 - current;                                         \
-        int64_t hidden = layer->config.hidden_size;                                                \
-        fl_step_##suffix s = {.rows = stream->n,                                                   \
-                              .units = hidden,                                                     \
-                              .block_first = first,                                                \
-                              .block_end = end,                                                    \
-                              .descending = current,                                               \
-                              .init = packed->part[p].bias,                                        \
-                              .x = level ? stream->levels[level - 1].h[next] : stream->x,          \
-                              .weight_x = packed->part[p].weight_x,                                \
-                              .x_row = packed->input,                                              \
-                              .x_depth = packed->input,                                            \
-                              .h_prev = at->h[current],                                            \
-                              .weight_h = packed->part[p].weight_h,                                \
-                              .h_prev_row = hidden,                                                \
-                              .h_depth = hidden,                                                   \
-                              .state_prev = at->state[current],                                    \
-                              .state_prev_row = layer->state_row,                                  \
-                              .peephole = packed->part[p].peephole,                                \
-                              .state = at->state[next],                                            \
-                              .state_row = layer->state_row,                                       \
-                              .state_plane = layer->plane,                                         \
-                              .decay = stream->decay,                                              \
-                              .decay_row = 1,                                                      \
-                              .h = at->h[next],                                                    \
-                              .h_row = hidden};                                                    \
-        if (part->cell.state_recurs) {                                                             \
-            s.h_prev = s.state_prev;                                                               \
-            s.h_prev_row = layer->state_row;                                                       \
-        }                                                                                          \
-        if (!part->sees_x)                                                                         \
-            s.x = NULL;                                                                            \
-        if (layer->n_parts > 1)                                                                    \
-            fl_pass_made_##suffix(layer, &part->cell, stream->made_h, stream->made_state, &s);     \
-        layer->isa->suffix.cells[part->cell_index].forward(&s);                                    \
-    }
-FL_STREAM_STEP(f32)
-FL_STREAM_STEP(f64)
+#define FL_SUFFIX f32
+#include "layers/stream_body.h"
+#undef FL_SUFFIX
+#define FL_SUFFIX f64
+#include "layers/stream_body.h"
+#undef FL_SUFFIX
 
 static void step_thread(void *argument, int thread, int n_threads)
 {

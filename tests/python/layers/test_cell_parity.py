@@ -110,6 +110,7 @@ AS_LSTM: dict[str, tuple[tuple[str, float] | None, ...]] = {
     "cifg": (("f", -1.0), ("f", 1.0), ("g", 1.0), ("o", 1.0)),  # 1 - sigmoid(z) = sigmoid(-z)
     "nig": (None, ("f", 1.0), ("g", 1.0), ("o", 1.0)),
     "nfg": (("i", 1.0), None, ("g", 1.0), ("o", 1.0)),
+    "lstm1997": (("i", 1.0), None, ("g", 1.0), ("o", 1.0)),
     "nog": (("i", 1.0), ("f", 1.0), ("g", 1.0), None),
 }
 OPEN = 100.0  # sigmoid is 1 in float64

@@ -1,0 +1,81 @@
+/* One step of one part of one level of a stream, for one dtype. */
+#include "layers/parts_body.h"
+
+/* x W + b of the step into the stream's rows, where the place of x goes to gates that recur. */
+static void FL_T(project_step)(const fl_stream *stream, int p, FL_T(fl_step) * s,
+                               const fl_packed *packed)
+{
+    const fl_recurrent *layer = stream->layer;
+    const fl_part *part = &layer->part[p];
+    real *rows = (real *)stream->gates + part->gate_first;
+    FL_T(fl_gemm)
+    gemm = {.rows = stream->n,
+            .depth = packed->input,
+            .columns = part->gate_stride,
+            .block_first = s->block_first,
+            .block_end = s->block_end,
+            .a = s->x,
+            .a_row = packed->input,
+            .a_depth = 1,
+            .b = packed->part[p].weight_x,
+            .b_block = part->block_width * packed->input,
+            .b_depth = part->block_width,
+            .vectors = (int)(part->block_width / layer->lanes),
+            .init = packed->part[p].bias,
+            .c = rows,
+            .c_row = layer->gate_row};
+    layer->isa->FL_SUFFIX.gemm(&gemm);
+    s->init = rows;
+    s->init_row = layer->gate_row;
+    s->x = s->state_prev + layer->plane;
+    s->x_row = layer->state_row;
+    s->x_depth = part->cell.gate_states * layer->plane;
+    s->weight_x = packed->part[p].weight_g;
+}
+
+static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64_t first,
+                            int64_t end)
+{
+    const fl_recurrent *layer = stream->layer;
+    const fl_part *part = &layer->part[p];
+    const fl_packed *packed = &layer->packed[level];
+    const fl_stream_level *at = &stream->levels[level];
+    int current = stream->current, next = 1 - current;
+    int64_t hidden = layer->config.hidden_size;
+    FL_T(fl_step)
+    s = {.rows = stream->n,
+         .units = hidden,
+         .block_first = first,
+         .block_end = end,
+         .descending = current,
+         .init = packed->part[p].bias,
+         .x = level ? stream->levels[level - 1].h[next] : stream->x,
+         .weight_x = packed->part[p].weight_x,
+         .x_row = packed->input,
+         .x_depth = packed->input,
+         .h_prev = at->h[current],
+         .weight_h = packed->part[p].weight_h,
+         .h_prev_row = hidden,
+         .h_depth = hidden,
+         .state_prev = at->state[current],
+         .state_prev_row = layer->state_row,
+         .peephole = packed->part[p].peephole,
+         .state = at->state[next],
+         .state_row = layer->state_row,
+         .state_plane = layer->plane,
+         .decay = stream->decay,
+         .decay_row = 1,
+         .h = at->h[next],
+         .h_row = hidden};
+    if (part->cell.state_recurs) {
+        s.h_prev = s.state_prev;
+        s.h_prev_row = layer->state_row;
+    }
+    if (!part->sees_x)
+        s.x = NULL;
+    if (part->cell.gate_states)
+        FL_T(project_step)(stream, p, &s, packed);
+    if (layer->n_parts > 1)
+        FL_T(fl_pass_made)(layer, &part->cell, stream->made_h, stream->made_state, &s);
+    layer->isa->FL_SUFFIX.cells[part->cell_index].forward(&s);
+}
