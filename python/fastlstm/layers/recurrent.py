@@ -19,6 +19,7 @@ from fastlstm.layers._parameters import (
     as_real_array,
     as_size,
 )
+from fastlstm.layers._segments import Segments, as_resets
 
 CELLS = tuple(_core.cells())
 _NOISE = ("dropout", "recurrent_dropout", "weight_dropout", "weight_noise")
@@ -38,6 +39,7 @@ class Tape:
         "layer",
         "lengths",
         "padded_steps",
+        "segments",
         "starts",
         "version",
         "weights",
@@ -54,6 +56,12 @@ class Tape:
         self.starts: np.ndarray
         self.y_starts: np.ndarray
         self.padded_steps = 0
+        self.segments: Segments | None = None  # that the core took for the sequences
+
+    @property
+    def n_sequences(self) -> int:
+        """Sequences of the call."""
+        return len(self.lengths) if self.segments is None else self.segments.n_sequences
 
     @property
     def nbytes(self) -> int:
@@ -333,7 +341,7 @@ class LSTM(Parameterized):
     # ---- padded batches: the public calls ----
 
     def __call__(
-        self, x: Any, state: Any = None, lengths: Any = None, *, delta_t: Any = None
+        self, x: Any, state: Any = None, lengths: Any = None, *, delta_t: Any = None, resets: Any = None
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Run without keeping anything for a backward pass.
 
@@ -347,6 +355,9 @@ class LSTM(Parameterized):
         delta_t : array of shape (batch, time), default=None
             Time since the step before (for a second direction: the step that it comes from), at least 0, in any
             unit; for the cell "tlstm" alone. None: no time passes.
+        resets : array of bool of shape (batch, time), default=None
+            True at a step before which the state is set to that of a new sequence, because an episode ended; no
+            gradient passes there. A second direction is cut at the same places. None: no resets.
 
         Returns
         -------
@@ -362,28 +373,36 @@ class LSTM(Parameterized):
         TypeError
             Elements that are not real numbers.
         """
-        y, final, _ = self._padded(x, state, lengths, None, delta_t=delta_t)
+        y, final, _ = self._padded(x, state, lengths, None, delta_t=delta_t, resets=resets)
         return y, final
 
     def forward(
-        self, x: Any, state: Any = None, lengths: Any = None, *, delta_t: Any = None, rng_key: int = 0
+        self,
+        x: Any,
+        state: Any = None,
+        lengths: Any = None,
+        *,
+        delta_t: Any = None,
+        resets: Any = None,
+        rng_key: int = 0,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Tape]:
         """As calling the layer, with dropout and noise (drawn from `rng_key`) and a tape for :meth:`backward`.
 
-        With weight dropout or weight noise the call needs exclusive use of the layer.
+        A reset starts a sequence of its own, with dropout masks of its own. With weight dropout or weight noise the
+        call needs exclusive use of the layer.
         """
         tape = Tape()
-        y, final, _ = self._padded(x, state, lengths, tape, rng_key, delta_t)
+        y, final, _ = self._padded(x, state, lengths, tape, rng_key, delta_t, resets)
         return y, final, tape
 
     def return_all(
-        self, x: Any, state: Any = None, lengths: Any = None, *, delta_t: Any = None
+        self, x: Any, state: Any = None, lengths: Any = None, *, delta_t: Any = None, resets: Any = None
     ) -> dict[str, Any]:
         """Run and return everything a step computes.
 
         Parameters
         ----------
-        x, state, lengths, delta_t
+        x, state, lengths, delta_t, resets
             As for calling the layer.
 
         Returns
@@ -395,8 +414,8 @@ class LSTM(Parameterized):
             (num_layers * directions, batch, time, hidden_size), zero after a sequence's end.
         """
         if any(getattr(self, name) for name in _NOISE):
-            return self.without_noise().return_all(x, state, lengths, delta_t=delta_t)
-        y, final, tape = self.forward(x, state, lengths, delta_t=delta_t)
+            return self.without_noise().return_all(x, state, lengths, delta_t=delta_t, resets=resets)
+        y, final, tape = self.forward(x, state, lengths, delta_t=delta_t, resets=resets)
         names = self._core.slot_names
         found: dict[str, Any] = {"y": y, "state": final}
         if self._core.n_states > 1:
@@ -406,7 +425,7 @@ class LSTM(Parameterized):
 
     def _recorded(self, tape: Tape, kind: str, index: int) -> np.ndarray:
         """One gate or state of every layer and direction, (layers * directions, batch, time, hidden)."""
-        n = len(tape.lengths)
+        n = tape.n_sequences
         places = self.num_layers * self.directions
         out = np.zeros((places, n, tape.padded_steps, self.hidden_size), self.dtype)
         for place in range(places):
@@ -438,18 +457,21 @@ class LSTM(Parameterized):
         if not isinstance(tape, Tape) or tape.layer is not self:
             raise ValueError("tape holds no forward call of this layer (a tape serves one backward call)")
         self._check_version(tape)
-        n, steps = len(tape.lengths), tape.padded_steps
-        starts = np.arange(n, dtype=np.int64) * steps
+        n, steps, starts, segments = tape.n_sequences, tape.padded_steps, tape.y_starts, tape.segments
         if dy is not None:
             dy = as_real_array(dy, self.dtype, "dy")
             if dy.shape != (n, steps, self.output_size):
                 raise ValueError(f"dy has shape {dy.shape}; expected {(n, steps, self.output_size)}")
         dstate = self._check_state(dstate, n, "dstate")
+        if segments is not None and dstate is not None:
+            dstate = segments.spread(dstate, self.directions, initial=False)
         dx = np.zeros((n, steps, self.input_size), self.dtype)
         grads = np.empty_like(self._flat)
-        dinitial = tuple(np.empty(self._state_shape(n), self.dtype) for _ in self.state_names)
+        dinitial = tuple(np.empty(self._state_shape(len(starts)), self.dtype) for _ in self.state_names)
         self._core_backward(tape, grads, dy, None if dy is None else starts, dstate, dx, starts, dinitial)
         tape.layer = None
+        if segments is not None:
+            dinitial = segments.collect(dinitial, self.directions, initial=True)
         return dx, dinitial, self._views(grads)
 
     def _padded(
@@ -460,6 +482,7 @@ class LSTM(Parameterized):
         tape: Tape | None,
         rng_key: int = 0,
         delta_t: Any = None,
+        resets: Any = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], Tape | None]:
         x = as_real_array(x, self.dtype, "x")
         if x.ndim != 3 or x.shape[2] != self.input_size:
@@ -473,13 +496,18 @@ class LSTM(Parameterized):
         lengths = as_lengths(lengths, n, steps)
         starts = np.arange(0, n * steps, steps, dtype=np.int64)
         y = allocate((n, steps, self.output_size), self.dtype)
-        final = tuple(np.empty(self._state_shape(n), self.dtype) for _ in self.state_names)
         state = self._check_state(state, n, "state")
         decay = self._check_delta_t(delta_t, n, steps, lengths)
+        segments = None if resets is None else Segments(as_resets(resets, n, steps), lengths)
+        if segments is not None:
+            starts, lengths = segments.starts, segments.lengths
+            if state is not None:
+                state = segments.spread(state, self.directions, initial=True)
+        final = tuple(np.empty(self._state_shape(len(starts)), self.dtype) for _ in self.state_names)
         core = self.packed_core() if tape is None else self._training_core(tape, rng_key)
         if tape is not None:
             tape.lengths, tape.starts, tape.y_starts, tape.padded_steps = lengths, starts, starts, steps
-            tape.layer, tape.version = self, self._version
+            tape.layer, tape.version, tape.segments = self, self._version, segments
         core.forward(
             x,
             starts,
@@ -493,6 +521,8 @@ class LSTM(Parameterized):
             self.n_threads,
             decay,
         )
+        if segments is not None:
+            final = segments.collect(final, self.directions, initial=False)
         return y, final, tape
 
     def _check_delta_t(self, delta_t: Any, n: int, steps: int, lengths: np.ndarray) -> np.ndarray | None:
@@ -581,6 +611,7 @@ class LSTM(Parameterized):
         y, y_starts, final = self._outputs(lengths, want_y)
         tape = Tape() if tape is None else tape
         tape.lengths, tape.starts, tape.padded_steps, tape.version = lengths, starts, 0, self._version
+        tape.segments = None
         tape.y_starts = np.cumsum(lengths) - lengths if y_starts is None else y_starts
         self._training_core(tape, rng_key).forward(
             values, starts, lengths, y, y_starts, state, final, tape.core, rng_key, self.n_threads
