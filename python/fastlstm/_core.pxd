@@ -33,6 +33,8 @@ cdef extern from "fastlstm.h" nogil:
         int32_t bias
         int32_t dtype
         double recurrent_dropout
+        int64_t proj_size
+        int64_t output_proj_size
         int32_t truncated
         double dropout
 
@@ -47,6 +49,7 @@ cdef extern from "fastlstm.h" nogil:
     fl_status fl_recurrent_create(const fl_recurrent_config *config, fl_recurrent **layer)
     void fl_recurrent_destroy(fl_recurrent *layer)
     int32_t fl_recurrent_n_states(const fl_recurrent *layer)
+    int64_t fl_recurrent_output(const fl_recurrent *layer)
     int64_t fl_recurrent_n_parameters(const fl_recurrent *layer)
     int32_t fl_recurrent_n_arrays(const fl_recurrent *layer)
     fl_status fl_recurrent_parameter(const fl_recurrent *layer, int32_t index, fl_parameter *parameter)

@@ -18,7 +18,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 DEF MAX_STATES = 5
 _RULES = {"sgd": 0, "rmsprop": 1, "adam": 2, "adamw": 3, "nadam": 4}
 _KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ci", "weight_cf", "weight_co",
-          "weight_gg")
+          "weight_gg", "weight_hr")
 
 
 cdef int check(fl_status status) except -1:
@@ -149,12 +149,13 @@ cdef class Recurrent:
 
     cdef fl_recurrent *handle
     cdef readonly Py_ssize_t input_size, hidden_size, num_layers, directions, n_states, n_parameters, itemsize
+    cdef readonly Py_ssize_t output_size, recurrent_size
     cdef readonly str dtype
     cdef readonly list parameter_shapes
 
     def __cinit__(self, str cell, int64_t input_size, int64_t hidden_size, int64_t num_layers=1,
                   bint bidirectional=False, bint bias=True, str dtype="float32", double dropout=0.0,
-                  double recurrent_dropout=0.0, bint truncated=False):
+                  double recurrent_dropout=0.0, bint truncated=False, int64_t proj_size=0, int64_t output_proj_size=0):
         cdef fl_recurrent_config config
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
@@ -171,6 +172,8 @@ cdef class Recurrent:
         config.dropout = dropout
         config.recurrent_dropout = recurrent_dropout
         config.truncated = truncated
+        config.proj_size = proj_size
+        config.output_proj_size = output_proj_size
         check(fl_recurrent_create(&config, &self.handle))
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -178,6 +181,8 @@ cdef class Recurrent:
         self.directions = 2 if bidirectional else 1
         self.dtype = dtype
         self.itemsize = 8 if dtype == "float64" else 4
+        self.output_size = fl_recurrent_output(self.handle)
+        self.recurrent_size = proj_size or hidden_size
         self.n_states = fl_recurrent_n_states(self.handle)
         self.n_parameters = fl_recurrent_n_parameters(self.handle)
         self.parameter_shapes = [self._shape(i) for i in range(fl_recurrent_n_arrays(self.handle))]
@@ -231,8 +236,12 @@ cdef class Recurrent:
             return None
         if len(states) != self.n_states:
             raise ValueError(f"{name} has {len(states)} arrays; expected {self.n_states}")
-        count = self.num_layers * self.directions * n * self.hidden_size
-        return tuple([hold(state, count, self.itemsize, writable, name) for state in states])
+        rows = self.num_layers * self.directions * n
+        widths = [self.recurrent_size] + [self.hidden_size] * (self.n_states - 1)
+        return tuple([
+            hold(state, rows * width, self.itemsize, writable, name)
+            for state, width in zip(states, widths, strict=True)
+        ])
 
     def forward(self, x, start, length, y=None, y_start=None, states_in=None, states_out=None, Tape tape=None,
                 uint64_t random_key=0, int32_t n_threads=0, decay=None):
@@ -240,7 +249,7 @@ cdef class Recurrent:
         cdef fl_forward call
         cdef const void *given[MAX_STATES]
         cdef void *wanted[MAX_STATES]
-        cdef Py_ssize_t output = self.hidden_size * self.directions
+        cdef Py_ssize_t output = self.output_size * self.directions
         cdef Buffer lengths = hold(length, -1, 8, False, "length")
         cdef Py_ssize_t n = lengths.view.len // 8
         cdef Buffer starts = hold(start, n, 8, False, "start"), y_starts = hold(y_start, n, 8, False, "y_start")
@@ -296,7 +305,7 @@ cdef class Recurrent:
         call.gradients = grads.data
         call.dy = dys.data
         call.dy_start = <const int64_t *> dy_starts.data
-        call.dy_total = rows_of(dys, self.hidden_size * self.directions, self.itemsize)
+        call.dy_total = rows_of(dys, self.output_size * self.directions, self.itemsize)
         call.dx = dxs.data
         call.dx_start = <const int64_t *> dx_starts.data
         call.dx_total = rows_of(dxs, self.input_size, self.itemsize)
@@ -330,7 +339,7 @@ cdef class Stream:
         self.layer = layer
         self.n = n
         self.x_bytes = n * layer.input_size * layer.itemsize
-        self.y_bytes = n * layer.hidden_size * layer.itemsize
+        self.y_bytes = n * layer.output_size * layer.itemsize
         self.format = c"d" if layer.dtype == "float64" else c"f"
 
     def __dealloc__(self):
@@ -351,7 +360,7 @@ cdef class Stream:
         check(status)
 
     def step(self, x, y):
-        """Advance by one time step: x (n, input_size) -> y (n, hidden_size), both of the layer's dtype."""
+        """Advance by one time step: x (n, input_size) -> y (n, output_size), both of the layer's dtype."""
         cdef Py_buffer given, wanted
         cdef fl_status status
         PyObject_GetBuffer(x, &given, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
@@ -375,7 +384,7 @@ cdef class Stream:
         if status != FL_OK:
             if self.busy:
                 raise RuntimeError("this stream is in use by another thread")
-            raise ValueError(f"out must be a C-contiguous {self.layer.dtype} array of shape ({self.n}, {self.layer.hidden_size})")
+            raise ValueError(f"out must be a C-contiguous {self.layer.dtype} array of shape ({self.n}, {self.layer.output_size})")
 
     def get(self, states):
         """Copy the states, (num_layers, n, hidden_size) each, into the given arrays."""

@@ -217,7 +217,7 @@ def _loss_gradient(
 
 def _norms_by_lag(layer: Any, tapes: list[Any], dtop: Array, n: int) -> Array:
     """Sums over the sequences of gradient norms: (lags, states, layers + 1), the last entry of all layers."""
-    dstates = [np.zeros((layer.num_layers, n, layer.hidden_size)) for _ in layer.state_names]
+    dstates = [np.zeros(state.shape) for state in layer.empty_states(n)]
     dstates[0][-1] = dtop
     sums = [_norm_sums(dstates)]
     for tape in tapes:

@@ -346,16 +346,21 @@ def _check_sizes(config: Mapping[str, Any], weights: Tensors) -> None:
     for key, size in {**sizes, "n_outputs": config["n_outputs"]}.items():
         if type(size) is not int or size < 1:
             raise ModelFormatError(f"{key} is {size!r}, not a whole number above zero")
-    hidden_size = sizes["hidden_size"]
+    hidden_size, recurrent_size = sizes["hidden_size"], encoder.get("proj_size") or sizes["hidden_size"]
     _expect(weights, "encoder.weight_ih_l0", lambda rows, columns: columns == sizes["input_size"])
     _expect(
-        weights, "head.weight", lambda rows, columns: rows == config["n_outputs"] and columns >= hidden_size
+        weights,
+        "head.weight",
+        lambda rows, columns: rows == config["n_outputs"] and columns >= recurrent_size,
     )
     for layer in range(sizes["num_layers"]):
         name = f"encoder.weight_hh_l{layer}"
         _expect(
-            weights, name, lambda rows, columns: columns == hidden_size and rows % hidden_size == 0 < rows
+            weights, name, lambda rows, columns: columns == recurrent_size and rows % hidden_size == 0 < rows
         )
+        if encoder.get("proj_size"):
+            name = f"encoder.weight_hr_l{layer}"
+            _expect(weights, name, lambda rows, columns: rows >= recurrent_size and columns == hidden_size)
 
 
 def _expect(weights: Tensors, name: str, fits: Callable[[int, int], bool]) -> None:

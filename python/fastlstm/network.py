@@ -231,11 +231,11 @@ class SequenceNetwork:
         directions = 2 if encoder.bidirectional else 1
         buffer = self._dstate_buffer
         if buffer is None or buffer.shape[1] != n_rows:
-            shape = (encoder.num_layers * directions, n_rows, encoder.hidden_size)
+            shape = (encoder.num_layers * directions, n_rows, encoder.recurrent_size)
             buffer = self._dstate_buffer = np.zeros(shape, self.dtype)
         if directions == 2:
-            buffer[-2] = d_pooled[:, : encoder.hidden_size]
-            buffer[-1] = d_pooled[:, encoder.hidden_size :]
+            buffer[-2] = d_pooled[:, : encoder.recurrent_size]
+            buffer[-1] = d_pooled[:, encoder.recurrent_size :]
         else:
             buffer[-1] = d_pooled
         return (buffer,) + (None,) * (len(encoder.state_names) - 1)

@@ -55,7 +55,7 @@ class LayerStream:
         self.n_streams = int(n_streams)
         self._core = _core.Stream(layer.packed_core(), self.n_streams)
         self._step = self._core.step
-        self._out = np.zeros((self.n_streams, layer.hidden_size), layer.dtype)
+        self._out = np.zeros((self.n_streams, layer.output_size), layer.dtype)
 
     def step(self, x_t: Any, out: np.ndarray | None = None) -> np.ndarray:
         """Advance every stream by one time step.
@@ -64,12 +64,12 @@ class LayerStream:
         ----------
         x_t : array of shape (n_streams, input_size)
             The layer's dtype and C order cost no conversion.
-        out : ndarray of shape (n_streams, hidden_size), default=None
+        out : ndarray of shape (n_streams, output_size), default=None
             Where to write; None: an array that the next step overwrites.
 
         Returns
         -------
-        ndarray of shape (n_streams, hidden_size)
+        ndarray of shape (n_streams, output_size)
             Outputs of the top layer, the same numbers as a call over the whole sequence gives.
         """
         if out is None:
@@ -92,13 +92,13 @@ class LayerStream:
     @property
     def state(self) -> tuple[np.ndarray, ...]:
         """Copy of the states: h (and c), each (num_layers, n_streams, hidden_size). Assign to set them."""
-        arrays = self._state_arrays()
+        arrays = self.layer.empty_states(self.n_streams)
         self._core.get(arrays)
         return arrays
 
     @state.setter
     def state(self, value: tuple[np.ndarray, ...]) -> None:
-        arrays = self._state_arrays()
+        arrays = self.layer.empty_states(self.n_streams)
         if len(value) != len(arrays):
             raise ValueError(f"state has {len(value)} arrays; expected {len(arrays)}")
         for array, given in zip(arrays, value, strict=True):
@@ -106,10 +106,6 @@ class LayerStream:
                 raise ValueError(f"state has shape {np.shape(given)}; expected {array.shape}")
             array[...] = given
         self._core.set(arrays)
-
-    def _state_arrays(self) -> tuple[np.ndarray, ...]:
-        shape = (self.layer.num_layers, self.n_streams, self.layer.hidden_size)
-        return tuple(np.empty(shape, self.layer.dtype) for _ in self.layer.state_names)
 
     def reset(self, which: int | None = None) -> None:
         """Start one stream (0 to n_streams - 1), or all of them, again from zero states."""
@@ -132,7 +128,7 @@ class LayerStream:
 
     def _restore(self, blob: bytes, extra: int) -> bytes:
         """Set the states; returns the `extra` bytes that follow them."""
-        arrays = self._state_arrays()
+        arrays = self.layer.empty_states(self.n_streams)
         header, size = self._header(extra), sum(array.nbytes for array in arrays)
         if bytes(blob[: len(header)]) != header or len(blob) != len(header) + size + extra:
             raise ValueError("the snapshot is damaged, or of a stream of another shape, dtype or version")

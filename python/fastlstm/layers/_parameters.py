@@ -26,12 +26,12 @@ def as_dtype(dtype: Any) -> np.dtype:
     return np.dtype(found.type)
 
 
-def as_size(value: Any, name: str) -> int:
-    """A positive integer; anything else is a TypeError or ValueError naming the argument."""
+def as_size(value: Any, name: str, least: int = 1) -> int:
+    """An integer of at least `least`; anything else is a TypeError or ValueError naming the argument."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
 
 

@@ -27,6 +27,7 @@ _DECAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "log": lambda delta_t: 1.0 / np.log(np.e + delta_t),
     "inverse": lambda delta_t: 1.0 / np.where(delta_t == 0.0, 1.0, delta_t),
 }
+_UNPROJECTED = ("rnn", "gru", "tlstm", "peephole_article")
 _IDENTITY = {"lstm": "noaf", "peephole": "peephole_identity", "peephole_article": "peephole_article_identity"}
 
 
@@ -117,6 +118,13 @@ class LSTM(Parameterized):
         Add a second direction that reads each sequence from its own end; outputs are concatenated.
     bias : bool, default=True
         Learn `bias_ih` and `bias_hh`.
+    proj_size : int, default=0
+        With a value above zero, what recurs and what a step puts out is h = W_r (o * tanh(c)), of this size (LSTMP:
+        Sak, Senior and Beaufays, Interspeech 2014); parameter ``weight_hr`` (proj_size, hidden). For the cells with a
+        cell state, but not "peephole_article" and "tlstm".
+    output_proj_size : int, default=0
+        Size of a second projection, which joins the output behind h and does not recur (the non-recurrent
+        projection of the same paper); its rows follow in ``weight_hr``.
     dropout : float, default=0.0
         Fraction of each layer's input dropped between layers while training: one mask per sequence.
     recurrent_dropout : float, default=0.0
@@ -147,6 +155,8 @@ class LSTM(Parameterized):
         Read-only views under PyTorch's names: ``weight_ih_l0`` (gates*hidden, input), ``weight_hh_l0``
         (gates*hidden, hidden), ``bias_ih_l0``, ``bias_hh_l0``, ..., ``_reverse`` for the second direction;
         gates i, f, g, o.
+    recurrent_size, output_size : int
+        Size of h, and features per step of the output.
     n_threads : int
         Threads a call may use; 0 (default) = the process default.
 
@@ -174,6 +184,8 @@ class LSTM(Parameterized):
         cell: str = "lstm",
         bidirectional: bool = False,
         bias: bool = True,
+        proj_size: int = 0,
+        output_proj_size: int = 0,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
@@ -208,6 +220,12 @@ class LSTM(Parameterized):
         self.input_size = as_size(input_size, "input_size")
         self.hidden_size = as_size(hidden_size, "hidden_size")
         self.num_layers = as_size(num_layers, "num_layers")
+        self.proj_size = as_size(proj_size, "proj_size", least=0)
+        self.output_proj_size = as_size(output_proj_size, "output_proj_size", least=0)
+        if self.output_proj_size and not self.proj_size:
+            raise ValueError("output_proj_size goes with a proj_size of at least 1")
+        if self.proj_size and cell.startswith(_UNPROJECTED):
+            raise ValueError(f"the cell {cell!r} takes no projection; proj_size must be 0, got {proj_size}")
         self.cell = cell
         self.cell_activation = cell_activation
         self.time_decay = time_decay
@@ -227,6 +245,8 @@ class LSTM(Parameterized):
             self.dropout,
             self.recurrent_dropout,
             self.truncated,
+            self.proj_size,
+            self.output_proj_size,
         )
         self.parameter_shapes = self._core.parameter_shapes
         bound = 1.0 / np.sqrt(self.hidden_size)
@@ -239,8 +259,13 @@ class LSTM(Parameterized):
 
     @property
     def output_size(self) -> int:
-        """Features per step of the output: hidden_size * directions."""
-        return self.hidden_size * self.directions
+        """Features per step of the output: directions * (hidden_size, or proj_size + output_proj_size)."""
+        return self._core.output_size * self.directions
+
+    @property
+    def recurrent_size(self) -> int:
+        """Size of h: hidden_size, or proj_size."""
+        return self._core.recurrent_size
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -256,6 +281,8 @@ class LSTM(Parameterized):
             "cell": self.cell,
             "bidirectional": self.bidirectional,
             "bias": self.bias,
+            "proj_size": self.proj_size,
+            "output_proj_size": self.output_proj_size,
             "dropout": self.dropout,
             "recurrent_dropout": self.recurrent_dropout,
             "weight_dropout": self.weight_dropout,
@@ -349,7 +376,7 @@ class LSTM(Parameterized):
         ----------
         x : array of shape (batch, time, input_size)
         state : tuple of arrays of shape (num_layers * directions, batch, hidden_size), default=None
-            Initial h (and c); None, or a None entry, means zeros.
+            Initial h (and c); None, or a None entry, means zeros. h has proj_size columns if there is a projection.
         lengths : array of int of shape (batch,), default=None
             Real steps of each sequence, 1 to time; what follows them is never read. None: all steps.
         delta_t : array of shape (batch, time), default=None
@@ -361,7 +388,7 @@ class LSTM(Parameterized):
 
         Returns
         -------
-        y : ndarray of shape (batch, time, hidden_size * directions)
+        y : ndarray of shape (batch, time, output_size)
             Outputs; zero after a sequence's end.
         state : tuple of ndarray of shape (num_layers * directions, batch, hidden_size)
             State after each sequence's last step (second direction: after its first).
@@ -441,7 +468,7 @@ class LSTM(Parameterized):
         ----------
         tape : Tape
             Of :meth:`forward`; used up by this call.
-        dy : array of shape (batch, time, hidden_size * directions) or None
+        dy : array of shape (batch, time, output_size) or None
             Gradient of the loss with respect to y; entries after a sequence's end are ignored.
         dstate : tuple of arrays shaped as the state, default=None
             Gradient with respect to the final state; None entries are zero.
@@ -467,7 +494,7 @@ class LSTM(Parameterized):
             dstate = segments.spread(dstate, self.directions, initial=False)
         dx = np.zeros((n, steps, self.input_size), self.dtype)
         grads = np.empty_like(self._flat)
-        dinitial = tuple(np.empty(self._state_shape(len(starts)), self.dtype) for _ in self.state_names)
+        dinitial = self.empty_states(len(starts))
         self._core_backward(tape, grads, dy, None if dy is None else starts, dstate, dx, starts, dinitial)
         tape.layer = None
         if segments is not None:
@@ -503,7 +530,7 @@ class LSTM(Parameterized):
             starts, lengths = segments.starts, segments.lengths
             if state is not None:
                 state = segments.spread(state, self.directions, initial=True)
-        final = tuple(np.empty(self._state_shape(len(starts)), self.dtype) for _ in self.state_names)
+        final = self.empty_states(len(starts))
         core = self.packed_core() if tape is None else self._training_core(tape, rng_key)
         if tape is not None:
             tape.lengths, tape.starts, tape.y_starts, tape.padded_steps = lengths, starts, starts, steps
@@ -551,8 +578,11 @@ class LSTM(Parameterized):
         """g of elapsed times that are at least 0, in the layer's dtype."""
         return np.ascontiguousarray(_DECAYS[self.time_decay](delta_t), self.dtype)
 
-    def _state_shape(self, n: int) -> tuple[int, int, int]:
-        return (self.num_layers * self.directions, n, self.hidden_size)
+    def empty_states(self, n: int) -> tuple[np.ndarray, ...]:
+        """Uninitialised arrays for the states of `n` sequences, (num_layers * directions, n, size) each."""
+        rows, rest = self.num_layers * self.directions, self._core.n_states - 1
+        h = np.empty((rows, n, self._core.recurrent_size), self.dtype)
+        return (h, *[np.empty((rows, n, self.hidden_size), self.dtype) for _ in range(rest)])
 
     def _check_state(self, state: Any, n: int, name: str) -> tuple[np.ndarray | None, ...] | None:
         if state is None:
@@ -569,11 +599,11 @@ class LSTM(Parameterized):
         checked: list[np.ndarray | None] = []
         for label, value in zip(names, state, strict=True):
             if value is not None:
+                size = self.recurrent_size if label == "h" else self.hidden_size
+                shape = (self.num_layers * self.directions, n, size)
                 value = as_real_array(value, self.dtype, f"{name} {label}")
-                if value.shape != self._state_shape(n):
-                    raise ValueError(
-                        f"{name} {label} has shape {value.shape}; expected {self._state_shape(n)}"
-                    )
+                if value.shape != shape:
+                    raise ValueError(f"{name} {label} has shape {value.shape}; expected {shape}")
             checked.append(value)
         return tuple(checked)
 
@@ -635,7 +665,7 @@ class LSTM(Parameterized):
         dx = np.empty((int(tape.lengths.sum()), self.input_size), self.dtype) if want_dx else None
         dinitial = None
         if want_dstate:
-            dinitial = tuple(np.empty(self._state_shape(n), self.dtype) for _ in self.state_names)
+            dinitial = self.empty_states(n)
         self._core_backward(
             tape,
             self._grads,
@@ -657,7 +687,7 @@ class LSTM(Parameterized):
     def _outputs(
         self, lengths: np.ndarray, want_y: bool
     ) -> tuple[np.ndarray | None, np.ndarray | None, tuple[np.ndarray, ...]]:
-        final = tuple([np.empty(self._state_shape(len(lengths)), self.dtype) for _ in self.state_names])
+        final = self.empty_states(len(lengths))
         if not want_y:
             return None, None, final
         ends = np.cumsum(lengths)

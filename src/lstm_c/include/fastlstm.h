@@ -67,6 +67,10 @@ typedef struct fl_recurrent_config {
     double recurrent_dropout; /* of the cell input, in training only: one mask per sequence; not for
                                  rnn */
     double dropout;           /* between layers, in training only: one mask per sequence */
+    /* With a projection h is W_r m (proj_size), where m is what the cell would put out, and the
+     * output of a step is [h, W_p m], W_p (output_proj_size, hidden). 0: none. For cells with
+     * states and one product of h a step. */
+    int64_t proj_size, output_proj_size;
     int32_t truncated; /* backward: errors stop where they arrive at the net input of a gate or cell
                           from the step before; for cells with a state and one product a step */
 } fl_recurrent_config;
@@ -76,6 +80,8 @@ void fl_recurrent_destroy(fl_recurrent *layer);
 
 /* 1 + the number of cell states (c); the order of `states` arrays below: h, then those. */
 int32_t fl_recurrent_n_states(const fl_recurrent *layer);
+/* Values of a step's output of one direction: hidden_size, or what the projection makes. */
+int64_t fl_recurrent_output(const fl_recurrent *layer);
 int64_t fl_recurrent_n_parameters(const fl_recurrent *layer);
 /* Number of parameter arrays, and kind, shape and position of one. columns 0: a vector. */
 int32_t fl_recurrent_n_arrays(const fl_recurrent *layer);
@@ -84,8 +90,9 @@ typedef enum fl_parameter_kind {
     FL_WEIGHT_HH = 1,
     FL_BIAS_IH = 2,
     FL_BIAS_HH = 3,
-    FL_PEEPHOLE = 4, /* of the input gate; 5 the forget gate's, 6 the output gate's */
-    FL_WEIGHT_GG = 7 /* from gates of the step before to gates */
+    FL_PEEPHOLE = 4,  /* of the input gate; 5 the forget gate's, 6 the output gate's */
+    FL_WEIGHT_GG = 7, /* from gates of the step before to gates */
+    FL_WEIGHT_HR = 8  /* (proj_size + output_proj_size, hidden) */
 } fl_parameter_kind;
 typedef struct fl_parameter {
     int32_t kind, layer, direction;

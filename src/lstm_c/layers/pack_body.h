@@ -5,7 +5,7 @@
 /* The parameter arrays of one layer and direction inside a flat array (parameters or gradients);
  * NULL where the layer has none. */
 typedef struct FL_T(fl_arrays) {
-    real *weight_ih, *weight_hh, *bias_ih, *bias_hh, *peephole, *weight_gg;
+    real *weight_ih, *weight_hh, *bias_ih, *bias_hh, *peephole, *weight_gg, *weight_hr;
 } FL_T(fl_arrays);
 
 static FL_T(fl_arrays) FL_T(arrays_of)(const fl_recurrent *layer, int index, const void *flat)
@@ -15,13 +15,14 @@ static FL_T(fl_arrays) FL_T(arrays_of)(const fl_recurrent *layer, int index, con
     FL_T(fl_arrays) a = {0};
     a.weight_ih = (real *)(uintptr_t)flat + layer->packed[index].offset;
     a.weight_hh = a.weight_ih + x_rows * layer->packed[index].input;
-    a.peephole = a.weight_hh + h_rows * hidden;
+    a.peephole = a.weight_hh + h_rows * layer->recurrent;
     if (layer->config.bias) {
         a.bias_ih = a.peephole;
         a.bias_hh = a.bias_ih + x_rows;
         a.peephole = a.bias_hh + h_rows;
     }
     a.weight_gg = a.peephole + layer->cell.n_peepholes * hidden;
+    a.weight_hr = a.weight_gg + layer->cell.g_gates * hidden * fl_recurring_gates(layer);
     return a;
 }
 
@@ -61,6 +62,16 @@ static void FL_T(pack_transposed)(const fl_recurrent *layer, const fl_part *part
                 to[j] = from && j < count ? from[j] : 0;
         }
     }
+}
+
+/* Plain blocks of a matrix whose element (k, j) is weight[k * k_stride + j * j_stride]. */
+static void FL_T(pack_plain)(const real *weight, int64_t depth, int64_t k_stride, int64_t columns,
+                             int64_t j_stride, int64_t width, real *packed)
+{
+    for (int64_t first = 0; first < columns; first += width)
+        for (int64_t k = 0; k < depth; k++)
+            for (int64_t j = first; j < first + width; j++)
+                *packed++ = j < columns ? weight[k * k_stride + j * j_stride] : 0;
 }
 
 /* Bias row (gate_stride): what each slot's two products have as biases, or zero. */

@@ -44,8 +44,7 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
 {
     const fl_ragged *ragged = &tape->ragged;
     size_t size = layer->real_size;
-    int64_t hidden = layer->config.hidden_size, columns = hidden * layer->directions,
-            state_row = layer->state_row;
+    int64_t columns = layer->output * layer->directions, state_row = layer->state_row;
     int64_t L = layer->config.num_layers;
     int measuring = !arena->memory, one = ragged->n == 1 && !tape->training;
     fl_ragged_layout(&tape->ragged, arena);
@@ -75,7 +74,7 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
     }
     for (int index = 0; index < layer->n_packed; index++) {
         fl_tape_direction made = {0};
-        made.h0 = fl_arena_take(arena, ragged->n * hidden, size);
+        made.h0 = fl_arena_take(arena, ragged->n * layer->recurrent, size);
         made.state0[0] = fl_arena_take(arena, ragged->n * state_row, size);
         made.state0[1] = made.state0[0];
         if ((layer->part[0].cell.state_recurs || layer->cell.gate_states) &&
@@ -84,11 +83,17 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         made.gates =
             tape->training ? fl_arena_take(arena, ragged->rows * layer->gate_row, size) : NULL;
         made.state = tape->training ? fl_arena_take(arena, ragged->rows * state_row, size) : NULL;
+        made.mask = tape->training && layer->config.recurrent_dropout > 0
+                        ? fl_arena_take(arena, ragged->n * layer->plane, size)
+                        : NULL;
         if (layer->n_parts > 1) {
             int64_t rows = tape->training ? ragged->rows : ragged->n;
             made.made_h = fl_arena_take(arena, rows * layer->plane, size);
             made.made_state = fl_arena_take(arena, rows * layer->made_row, size);
         }
+        if (fl_projects(layer))
+            made.unprojected = fl_arena_take(
+                arena, (tape->training ? ragged->rows : ragged->n) * layer->wide, size);
         if (!measuring)
             tape->directions[index] = made;
     }
@@ -145,7 +150,11 @@ static fl_status check_config(const fl_recurrent_config *config)
     if (!config->cell || config->input_size < 1 || config->hidden_size < 1 ||
         config->num_layers < 1)
         return FL_ERR_ARGUMENT;
-    if (config->input_size > limit || config->hidden_size > limit || config->num_layers > 1 << 16)
+    if (config->proj_size < 0 || config->output_proj_size < 0 ||
+        (config->output_proj_size && !config->proj_size))
+        return FL_ERR_ARGUMENT;
+    if (config->input_size > limit || config->hidden_size > limit || config->proj_size > limit ||
+        config->output_proj_size > limit || config->num_layers > 1 << 16)
         return FL_ERR_OVERFLOW;
     if (config->dtype != FL_FLOAT32 && config->dtype != FL_FLOAT64)
         return FL_ERR_ARGUMENT;
@@ -162,7 +171,8 @@ static int parameter_shapes(const fl_recurrent *layer, int64_t input, fl_paramet
             h_rows = layer->cell.h_gates * hidden;
     int count = 0;
     shapes[count++] = (fl_parameter){.kind = FL_WEIGHT_IH, .rows = x_rows, .columns = input};
-    shapes[count++] = (fl_parameter){.kind = FL_WEIGHT_HH, .rows = h_rows, .columns = hidden};
+    shapes[count++] =
+        (fl_parameter){.kind = FL_WEIGHT_HH, .rows = h_rows, .columns = layer->recurrent};
     if (layer->config.bias) {
         shapes[count++] = (fl_parameter){.kind = FL_BIAS_IH, .rows = x_rows};
         shapes[count++] = (fl_parameter){.kind = FL_BIAS_HH, .rows = h_rows};
@@ -173,6 +183,9 @@ static int parameter_shapes(const fl_recurrent *layer, int64_t input, fl_paramet
         shapes[count++] = (fl_parameter){.kind = FL_WEIGHT_GG,
                                          .rows = layer->cell.g_gates * hidden,
                                          .columns = fl_recurring_gates(layer)};
+    if (fl_projects(layer))
+        shapes[count++] =
+            (fl_parameter){.kind = FL_WEIGHT_HR, .rows = layer->output, .columns = hidden};
     return count;
 }
 
@@ -218,6 +231,10 @@ static fl_status derive_sizes(fl_recurrent *layer)
     layer->lanes = config->dtype == FL_FLOAT64 ? layer->isa->f64.lanes : layer->isa->f32.lanes;
     layer->panels = (hidden + layer->lanes - 1) / layer->lanes;
     layer->plane = layer->panels * layer->lanes;
+    int64_t block = FL_BLOCK_VECTORS * layer->lanes;
+    layer->wide = (hidden + block - 1) / block * block;
+    layer->recurrent = config->proj_size ? config->proj_size : hidden;
+    layer->output = layer->recurrent + config->output_proj_size;
     layer->gate_row = layer->made_row = 0;
     for (int p = 0; p < layer->n_parts; p++)
         derive_part(layer, &layer->part[p]);
@@ -225,9 +242,10 @@ static fl_status derive_sizes(fl_recurrent *layer)
     layer->state_row = layer->states * layer->plane;
     rows = layer->cell.x_gates + layer->cell.h_gates + layer->cell.slots +
            layer->cell.g_gates * layer->cell.gate_states;
-    int64_t inner = hidden * layer->directions,
+    int64_t inner = layer->output * layer->directions,
             wider = config->input_size > inner ? config->input_size : inner, a_direction, total;
-    if (__builtin_mul_overflow(rows * hidden, wider + hidden + 8, &a_direction) ||
+    rows += (layer->output + hidden - 1) / hidden;
+    if (__builtin_mul_overflow(rows * hidden, wider + hidden + layer->output + 8, &a_direction) ||
         __builtin_mul_overflow(a_direction, (int64_t)layer->n_packed * 64, &total))
         return FL_ERR_OVERFLOW;
     for (int index = 0; index < layer->n_packed; index++) {
@@ -251,13 +269,19 @@ static void packed_layout(fl_recurrent *layer, fl_arena *arena)
             fl_packed_part *to = &packed->part[p];
             to->weight_x =
                 fl_arena_take(arena, packed->input * part->gate_stride, layer->real_size);
-            to->weight_h = fl_arena_take(arena, layer->config.hidden_size * part->gate_stride,
-                                         layer->real_size);
+            to->weight_h =
+                fl_arena_take(arena, layer->recurrent * part->gate_stride, layer->real_size);
             to->weight_g = fl_arena_take(
                 arena, part->cell.gate_states * layer->plane * part->gate_stride, layer->real_size);
             to->bias = fl_arena_take(arena, part->gate_stride, layer->real_size);
             to->peephole =
                 fl_arena_take(arena, part->cell.n_peepholes * layer->plane, layer->real_size);
+        }
+        if (fl_projects(layer)) {
+            int64_t width = FL_BLOCK_VECTORS * layer->lanes,
+                    columns = (layer->output + width - 1) / width * width;
+            packed->projection =
+                fl_arena_take(arena, layer->config.hidden_size * columns, layer->real_size);
         }
     }
 }
@@ -296,6 +320,9 @@ static fl_status fill_layer(fl_recurrent *layer)
     if (layer->config.recurrent_dropout > 0 && !layer->cell.takes_mask)
         return FL_ERR_ARGUMENT;
     if (layer->config.truncated && (layer->n_parts > 1 || !layer->cell.states))
+        return FL_ERR_ARGUMENT;
+    if (layer->config.proj_size && (layer->n_parts > 1 || !layer->cell.states ||
+                                    layer->cell.state_recurs || layer->cell.reads_h))
         return FL_ERR_ARGUMENT;
     status = derive_sizes(layer);
     if (status != FL_OK)
@@ -342,13 +369,18 @@ int32_t fl_recurrent_n_states(const fl_recurrent *layer)
 {
     return layer ? 1 + (int32_t)layer->states : 0;
 }
+int64_t fl_recurrent_output(const fl_recurrent *layer)
+{
+    return layer ? layer->output : 0;
+}
 int64_t fl_recurrent_n_parameters(const fl_recurrent *layer)
 {
     return layer ? layer->n_parameters : 0;
 }
 static int arrays_a_direction(const fl_recurrent *layer)
 {
-    return (layer->config.bias ? 4 : 2) + layer->cell.n_peepholes + (layer->cell.gate_states > 0);
+    return (layer->config.bias ? 4 : 2) + layer->cell.n_peepholes + (layer->cell.gate_states > 0) +
+           fl_projects(layer);
 }
 
 int32_t fl_recurrent_n_arrays(const fl_recurrent *layer)
@@ -396,7 +428,7 @@ static fl_status check_forward(const fl_recurrent *layer, const fl_forward *call
     if (status == FL_OK && call->y)
         status = fl_ragged_check_rows(&call->x_rows, call->y_start, call->y_total);
     int64_t wide = layer->gate_row + layer->state_row + layer->made_row + layer->plane +
-                   layer->config.hidden_size * layer->directions + layer->config.input_size,
+                   layer->wide + layer->output * layer->directions + layer->config.input_size,
             total;
     if (status == FL_OK && __builtin_mul_overflow(ragged->rows, 16 * wide, &total))
         status = FL_ERR_OVERFLOW;

@@ -7,7 +7,7 @@
 #include "isa/isa.h"
 #include "layers/ragged.h"
 
-enum { FL_MAX_ARRAYS = 5 + FL_MAX_PEEPHOLES }; /* of one layer and direction */
+enum { FL_MAX_ARRAYS = 6 + FL_MAX_PEEPHOLES }; /* of one layer and direction */
 
 enum { FL_MAX_PARTS = 2 };
 
@@ -32,6 +32,7 @@ typedef struct fl_packed {
     int64_t input;  /* columns of weight_ih */
     int64_t offset; /* of weight_ih in the flat parameters; weight_hh, bias_ih, bias_hh follow */
     fl_packed_part part[FL_MAX_PARTS];
+    void *projection; /* weight_hr, plain blocks */
 } fl_packed;
 
 struct fl_recurrent {
@@ -45,6 +46,9 @@ struct fl_recurrent {
     char slot_names[FL_MAX_PARTS * FL_MAX_SLOTS + 1]; /* of the parts, in their order */
     int64_t panels;                                   /* vectors of units */
     int64_t plane;                                    /* units padded to whole vectors */
+    int64_t output;                                   /* values of a step's output, a direction */
+    int64_t recurrent;                                /* the first ones, which recur: h */
+    int64_t wide;                                     /* units padded to whole plain blocks */
     int64_t gate_row;                                 /* a row of gates, all parts */
     int64_t states;    /* that are carried from step to step, beside h */
     int64_t state_row; /* plane * states */
@@ -57,7 +61,7 @@ struct fl_recurrent {
 
 /* One layer and direction of a call. */
 typedef struct fl_tape_direction {
-    void *h0; /* (n, hidden) */
+    void *h0; /* (n, recurrent) */
     void *
         state0[2]; /* (n, states, plane); inference: the running states, [1] where they alternate */
     void *gates;   /* training: (rows, gate_stride): input projection, activated gates, then their
@@ -67,13 +71,14 @@ typedef struct fl_tape_direction {
     /* what a prelude makes: h (., plane) and states (., made_row); rows of the tape in training,
      * else (n) */
     void *made_h, *made_state;
+    void *unprojected; /* with a projection: what it multiplies, (rows of the tape or n, wide) */
 } fl_tape_direction;
 
 typedef struct fl_tape_layer {
     const void *x; /* (rows, input) what the layer sees, after dropout */
     void *dropped; /* memory of x where dropout makes a copy, else NULL */
     void *factor;  /* (n, input) dropout factors, or NULL */
-    void *y;       /* (rows, hidden * directions) */
+    void *y;       /* (rows, output * directions) */
 } fl_tape_layer;
 
 /* Memory of one call, kept between calls. */
@@ -94,6 +99,11 @@ struct fl_tape {
 FL_INLINE const fl_part *fl_main_part(const fl_recurrent *layer)
 {
     return &layer->part[layer->n_parts - 1];
+}
+
+FL_INLINE int fl_projects(const fl_recurrent *layer)
+{
+    return layer->config.proj_size > 0;
 }
 
 /* Columns of weight_gg: units of the gates that recur. */

@@ -15,6 +15,10 @@ typedef struct FL_T(fl_backward_run) {
     real *dx[2];           /* packed dx of a layer = dy of the layer below, alternating */
     real *dh, *dstate;     /* (directions, n, plane), (directions, n, made_row) */
     real *dmade;           /* (directions, n, plane) gradient of the h that a prelude made */
+    real *dh_projected;    /* with a projection: (directions, n, recurrent), gradient of h at the
+                              final states, then at the initial ones */
+    real *doutput;         /* with a projection: (directions, rows, output) */
+    real **projection_t;   /* (layers * directions) packed weight_hr^T */
     real **weight_t;       /* (layers * directions * parts) packed U^T */
     real **weight_xt;      /* packed W^T, NULL where dx is not wanted */
     real **weight_gt;      /* (layers * directions) packed weight_gg^T, a gate at a time */
@@ -38,11 +42,11 @@ static int64_t FL_T(unit_blocks)(int64_t columns, int64_t lanes)
 /* Values of a row [x, h_prev, recurring gates, 1] that the weights multiply. */
 static int64_t FL_T(input_depth)(const fl_recurrent *layer, int64_t input)
 {
-    return input + layer->config.hidden_size + fl_recurring_gates(layer) + 1;
+    return input + layer->recurrent + fl_recurring_gates(layer) + 1;
 }
 
 /* Gradient of what recurred into part `p`, of the share's rows from `row` on: of the h that a
- * prelude made (=), else of h or state 0 before the step (+=). */
+ * prelude made or of the projected h (=), else of h or state 0 before the step (+=). */
 static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int index, int p,
                                      int64_t row, const fl_moment *moment, const fl_share *share,
                                      int64_t block_first, int64_t block_end)
@@ -50,7 +54,7 @@ static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int inde
     const fl_recurrent *layer = run->layer;
     const fl_part *part = &layer->part[p];
     const fl_ragged *ragged = &run->tape->ragged;
-    int64_t hidden = layer->config.hidden_size, width = FL_BLOCK_VECTORS * layer->lanes;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes;
     int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows;
     row = row > share->row_first ? row : share->row_first;
     if (row >= end)
@@ -61,10 +65,18 @@ static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int inde
         to_row = layer->made_row;
         to = run->dstate + place * to_row;
     }
+    if (fl_projects(layer)) {
+        to_row = layer->recurrent;
+        to = run->dh_projected + place * to_row;
+        block_first = 0;
+        block_end = FL_T(unit_blocks)(layer->recurrent, layer->lanes);
+        if (share->splits_units)
+            fl_split(block_end, share->rank, share->group_size, &block_first, &block_end);
+    }
     FL_T(fl_gemm)
     gemm = {.rows = end - row,
             .depth = part->gate_columns,
-            .columns = hidden,
+            .columns = layer->recurrent,
             .block_first = block_first,
             .block_end = block_end,
             .a = (const real *)run->tape->directions[index].gates +
@@ -75,7 +87,7 @@ static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int inde
             .b_block = width * part->gate_columns,
             .b_depth = width,
             .vectors = FL_BLOCK_VECTORS,
-            .init = part->cell.made_recurs ? NULL : to,
+            .init = part->cell.made_recurs || fl_projects(layer) ? NULL : to,
             .init_row = to_row,
             .c = to,
             .c_row = to_row};
@@ -119,6 +131,85 @@ static void FL_T(gate_gradient)(const FL_T(fl_backward_run) * run, int index,
     }
 }
 
+/* Gradient of the output of a step of the share: dy, what recurs, and the given one of a final h.
+ */
+static void FL_T(output_gradient)(const FL_T(fl_backward_run) * run, int index,
+                                  const fl_moment *moment, const fl_share *share)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_part *part = fl_main_part(layer);
+    int reverse = index % layer->directions;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, output = layer->output,
+            recurrent = layer->recurrent, y_row = output * layer->directions, block_first = 0,
+            block_end = FL_T(unit_blocks)(output, layer->lanes),
+            recurring = FL_T(unit_blocks)(recurrent, layer->lanes);
+    if (share->splits_units)
+        fl_split(block_end, share->rank, share->group_size, &block_first, &block_end);
+    int64_t first = share->row_first,
+            end = share->row_end < moment->rows ? share->row_end : moment->rows,
+            continuing = moment->with_next < end ? moment->with_next : end,
+            column_end = block_end * width < output ? block_end * width : output;
+    const real *dy = FL_T(dy_of)(run, index / layer->directions),
+               *given = run->dh_projected + reverse * run->tape->ragged.n * recurrent;
+    real *to = run->doutput + (reverse * run->tape->ragged.rows + moment->row0) * output;
+    for (int64_t row = first; row < end; row++)
+        for (int64_t j = block_first * width; j < column_end; j++) {
+            real sum = dy ? dy[(moment->row0 + row) * y_row + reverse * output + j] : 0;
+            int ends = row >= continuing && j < recurrent;
+            to[row * output + j] = ends ? sum + given[row * recurrent + j] : sum;
+        }
+    if (continuing <= first || run->layer->config.truncated)
+        return;
+    FL_T(fl_gemm)
+    gemm = {.rows = continuing - first,
+            .depth = part->gate_columns,
+            .columns = recurrent,
+            .block_first = block_first,
+            .block_end = block_end < recurring ? block_end : recurring,
+            .a = (const real *)run->tape->directions[index].gates +
+                 (moment->next0 + first) * layer->gate_row,
+            .a_row = layer->gate_row,
+            .a_depth = 1,
+            .b = run->weight_t[index],
+            .b_block = width * part->gate_columns,
+            .b_depth = width,
+            .vectors = FL_BLOCK_VECTORS,
+            .init = to + first * output,
+            .init_row = output,
+            .c = to + first * output,
+            .c_row = output};
+    if (gemm.block_first < gemm.block_end)
+        run->kernels->gemm(&gemm);
+}
+
+/* Through the projection: gradient of what the cells of the share put out, into dh. */
+static void FL_T(unproject)(const FL_T(fl_backward_run) * run, int index, const fl_moment *moment,
+                            const fl_share *share, int64_t block_first, int64_t block_end)
+{
+    const fl_recurrent *layer = run->layer;
+    int reverse = index % layer->directions;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, output = layer->output,
+            first = share->row_first,
+            end = share->row_end < moment->rows ? share->row_end : moment->rows;
+    FL_T(fl_gemm)
+    gemm = {.rows = end - first,
+            .depth = output,
+            .columns = layer->config.hidden_size,
+            .block_first = block_first,
+            .block_end = block_end,
+            .a = run->doutput + (reverse * run->tape->ragged.rows + moment->row0 + first) * output,
+            .a_row = output,
+            .a_depth = 1,
+            .b = run->projection_t[index],
+            .b_block = width * output,
+            .b_depth = width,
+            .vectors = FL_BLOCK_VECTORS,
+            .c = run->dh + (reverse * run->tape->ragged.n + first) * layer->plane,
+            .c_row = layer->plane};
+    if (end > first)
+        run->kernels->gemm(&gemm);
+}
+
 /* Point a step backward at what its prelude made, row `row` of the tape, and at its gradient, row
  * `place`. */
 static void FL_T(receive_made)(const FL_T(fl_backward_run) * run, const fl_tape_direction *tape,
@@ -149,14 +240,14 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
     const fl_cell_facts *cell = &part->cell;
     const fl_tape_direction *tape = &run->tape->directions[index];
     int64_t n = run->tape->ragged.n, hidden = layer->config.hidden_size,
-            y_row = hidden * layer->directions;
+            y_row = layer->output * layer->directions;
     int64_t state_row = layer->state_row, level = index / layer->directions,
             reverse = index % layer->directions;
     int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows;
-    int deferred =
-        !cell->is_prelude && !cell->made_recurs; /* its recurrent product joins the next step */
-    const real *dy = cell->is_prelude ? NULL : FL_T(dy_of)(run, level);
-    const real *y = (const real *)run->tape->layers[level].y + reverse * hidden;
+    int deferred = !cell->is_prelude && !cell->made_recurs && !fl_projects(layer) &&
+                   !layer->config.truncated; /* its recurrent product joins the next step */
+    const real *dy = cell->is_prelude || fl_projects(layer) ? NULL : FL_T(dy_of)(run, level);
+    const real *y = (const real *)run->tape->layers[level].y + reverse * layer->output;
     FL_T(fl_backstep)
     s = {.units = hidden,
          .block_first = block_first,
@@ -181,18 +272,18 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
         if (!started && moment->with_previous < stop)
             stop = moment->with_previous;
         s.rows = stop - row;
-        s.depth = continues && deferred && !layer->config.truncated ? part->gate_columns : 0;
+        s.depth = continues && deferred ? part->gate_columns : 0;
         s.dgates_next = (const real *)tape->gates +
                         (continues ? moment->next0 + row : 0) * layer->gate_row + part->gate_first;
-        s.dy = dy ? dy + (moment->row0 + row) * y_row + reverse * hidden : NULL;
+        s.dy = dy ? dy + (moment->row0 + row) * y_row + reverse * layer->output : NULL;
         s.dh = run->dh + (reverse * n + row) * layer->plane;
         s.dstate = run->dstate + (reverse * n + row) * layer->made_row;
         s.state_prev = started ? (const real *)tape->state0[0] + row * state_row
                                : (const real *)tape->state + (moment->previous0 + row) * state_row;
         s.state = (const real *)tape->state + (moment->row0 + row) * state_row;
-        s.h_prev =
-            started ? (const real *)tape->h0 + row * hidden : y + (moment->previous0 + row) * y_row;
-        s.h_prev_row = started ? hidden : y_row;
+        s.h_prev = started ? (const real *)tape->h0 + row * layer->recurrent
+                           : y + (moment->previous0 + row) * y_row;
+        s.h_prev_row = started ? layer->recurrent : y_row;
         s.decay = run->tape->decay ? (const real *)run->tape->decay + moment->row0 + row : NULL;
         s.mask = tape->mask ? (const real *)tape->mask + row * layer->plane : NULL;
         s.mask_row = layer->plane;
@@ -216,6 +307,12 @@ static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, con
         for (int p = layer->n_parts; p-- > 0;) {
             const fl_cell_facts *cell = &layer->part[p].cell;
             int deferred = !cell->is_prelude && !cell->made_recurs;
+            if (fl_projects(layer)) {
+                FL_T(output_gradient)(run, index, &moment, share);
+                if (share->splits_units)
+                    fl_barrier_wait(&run->group[share->group], share->group_size);
+                FL_T(unproject)(run, index, &moment, share, block_first, block_end);
+            }
             FL_T(backward_step)(run, index, p, &moment, share, block_first, block_end);
             if (share->splits_units)
                 fl_barrier_wait(&run->group[share->group], share->group_size);
@@ -249,7 +346,7 @@ static const real *FL_T(recurred)(const FL_T(fl_backward_run) * run, int index, 
     const fl_recurrent *layer = run->layer;
     const fl_cell_facts *cell = &layer->part[p].cell;
     const fl_tape_direction *tape = &run->tape->directions[index];
-    int64_t hidden = layer->config.hidden_size, y_row = hidden * layer->directions;
+    int64_t recurrent = layer->recurrent, y_row = layer->output * layer->directions;
     int64_t before = moment->previous0 + s;
     int started = s >= moment->with_previous;
     if (cell->made_recurs)
@@ -257,8 +354,8 @@ static const real *FL_T(recurred)(const FL_T(fl_backward_run) * run, int index, 
     if (cell->state_recurs)
         return FL_T(states_before)(run, index, moment, s);
     const real *y = run->tape->layers[index / layer->directions].y;
-    return started ? (const real *)tape->h0 + s * hidden
-                   : y + before * y_row + index % layer->directions * hidden;
+    return started ? (const real *)tape->h0 + s * recurrent
+                   : y + before * y_row + index % layer->directions * layer->output;
 }
 
 /* Rows [first, first + count) of [x, h_prev, recurring gates, 1] in packed order. */
@@ -279,9 +376,10 @@ static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, in
         fl_moment moment = fl_ragged_moment(ragged, reverse ? ragged->steps - 1 - t : t, reverse);
         FL_T(copy_row)(inputs, (const real *)level->x + row * input, input);
         FL_T(copy_row)(inputs + input,
-                       FL_T(recurred)(run, index, p, &moment, row - ragged->offset[t]), hidden);
+                       FL_T(recurred)(run, index, p, &moment, row - ragged->offset[t]),
+                       layer->recurrent);
         for (int gate = 1; gate <= layer->cell.gate_states; gate++)
-            FL_T(copy_row)(inputs + input + gate * hidden,
+            FL_T(copy_row)(inputs + input + layer->recurrent + (gate - 1) * hidden,
                            FL_T(states_before)(run, index, &moment, row - ragged->offset[t]) +
                                gate * layer->plane,
                            hidden);
@@ -296,19 +394,19 @@ static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index, 
 {
     const fl_recurrent *layer = run->layer;
     int64_t stride = part->gate_stride;
-    int64_t hidden = layer->config.hidden_size, input = layer->packed[index].input;
-    int64_t gates = fl_recurring_gates(layer);
+    int64_t input = layer->packed[index].input;
+    int64_t gates = fl_recurring_gates(layer), width = layer->recurrent;
     FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
     for (int64_t column = column_first; column < column_end; column++) {
         int64_t x_row = fl_weight_row(layer, part, column, part->cell.x_gate),
                 h_row = fl_weight_row(layer, part, column, part->cell.h_gate),
                 g_row = gates ? fl_weight_row(layer, part, column, part->cell.g_gate) : -1;
         const real *from = gradient + column, *recurrent = from + input * stride,
-                   *of_gates = recurrent + hidden * stride, *bias = of_gates + gates * stride;
+                   *of_gates = recurrent + width * stride, *bias = of_gates + gates * stride;
         for (int64_t k = 0; x_row >= 0 && k < input; k++)
             to.weight_ih[x_row * input + k] = from[k * stride];
-        for (int64_t k = 0; h_row >= 0 && k < hidden; k++)
-            to.weight_hh[h_row * hidden + k] = recurrent[k * stride];
+        for (int64_t k = 0; h_row >= 0 && k < width; k++)
+            to.weight_hh[h_row * width + k] = recurrent[k * stride];
         for (int64_t k = 0; g_row >= 0 && k < gates; k++)
             to.weight_gg[g_row * gates + k] = of_gates[k * stride];
         if (to.bias_ih && x_row >= 0)
@@ -404,6 +502,32 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
         FL_T(peephole_gradients)(run, index, first, end);
 }
 
+/* Gradient of the projection of a layer and direction: doutput^T (what it multiplied), over all
+ * real steps; the thread's share is a range of units. */
+static void FL_T(projection_gradient)(const FL_T(fl_backward_run) * run, int index, int thread,
+                                      int n_threads)
+{
+    const fl_recurrent *layer = run->layer;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, rows = run->tape->ragged.rows,
+            hidden = layer->config.hidden_size;
+    FL_T(fl_gemm)
+    gemm = {.rows = layer->output,
+            .depth = rows,
+            .columns = hidden,
+            .a = run->doutput + index % layer->directions * rows * layer->output,
+            .a_row = 1,
+            .a_depth = layer->output,
+            .b = run->tape->directions[index].unprojected,
+            .b_block = width,
+            .b_depth = layer->wide,
+            .vectors = FL_BLOCK_VECTORS,
+            .c = FL_T(arrays_of)(layer, index, run->call->gradients).weight_hr,
+            .c_row = hidden};
+    fl_split(layer->wide / width, thread, n_threads, &gemm.block_first, &gemm.block_end);
+    if (gemm.block_first < gemm.block_end)
+        run->kernels->gemm(&gemm);
+}
+
 /* dx of a layer = sum over directions and parts of dgates W, for packed rows [first, end). */
 static void FL_T(input_gradient)(const FL_T(fl_backward_run) * run, int64_t level, int64_t first,
                                  int64_t end)
@@ -444,7 +568,7 @@ static void FL_T(drop_gradient)(const FL_T(fl_backward_run) * run, int64_t level
                                 int64_t end)
 {
     const fl_ragged *ragged = &run->tape->ragged;
-    int64_t columns = run->layer->config.hidden_size * run->layer->directions;
+    int64_t columns = run->layer->output * run->layer->directions;
     for (int64_t t = first; t < end; t++)
         run->kernels->multiply(run->dx[level & 1] + ragged->offset[t] * columns,
                                run->tape->layers[level].factor, ragged->batch[t] * columns);
@@ -457,9 +581,13 @@ static void FL_T(backward_level_products)(FL_T(fl_backward_run) * run, int64_t l
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
     int64_t first, end;
-    for (int d = 0; d < layer->directions; d++)
+    for (int d = 0; d < layer->directions; d++) {
+        int index = (int)level * layer->directions + d;
         for (int p = 0; p < layer->n_parts; p++)
-            FL_T(weight_gradients)(run, (int)level * layer->directions + d, p, thread, n_threads);
+            FL_T(weight_gradients)(run, index, p, thread, n_threads);
+        if (fl_projects(layer))
+            FL_T(projection_gradient)(run, index, thread, n_threads);
+    }
     if (level || run->call->dx) {
         fl_split(ragged->rows, thread, n_threads, &first, &end);
         FL_T(input_gradient)(run, level, first, end);
@@ -485,7 +613,13 @@ static void FL_T(begin_level)(const FL_T(fl_backward_run) * run, int64_t level)
         for (int i = 0; i <= layer->cell.states; i++) { /* those that are not carried: zero */
             int carried = run->call->dstates_out && i <= layer->states;
             const real *given = carried ? run->call->dstates_out[i] : NULL;
-            given = given ? given + (level * layer->directions + d) * ragged->n * hidden : NULL;
+            int64_t width = i ? hidden : layer->recurrent;
+            given = given ? given + (level * layer->directions + d) * ragged->n * width : NULL;
+            if (i == 0 && fl_projects(layer)) {
+                FL_T(gather_state)(ragged, given, width, run->dh_projected + d * ragged->n * width,
+                                   width, width);
+                given = NULL;
+            }
             if (i == 0)
                 FL_T(gather_state)(ragged, given, hidden, run->dh + d * ragged->n * layer->plane,
                                    layer->plane, layer->plane);
@@ -502,16 +636,19 @@ static void FL_T(end_level)(const FL_T(fl_backward_run) * run, int64_t level)
     const fl_ragged *ragged = &run->tape->ragged;
     int64_t hidden = layer->config.hidden_size, state_row = layer->made_row;
     for (int d = 0; run->call->dstates_in && d < layer->directions; d++) {
-        int64_t at = (level * layer->directions + d) * ragged->n * hidden;
+        int64_t at = (level * layer->directions + d) * ragged->n, width = layer->recurrent;
         for (int i = 0; i <= layer->states; i++) {
             real *to = run->call->dstates_in[i];
-            if (to && i == 0)
+            if (to && i == 0 && fl_projects(layer))
+                FL_T(scatter_state)(ragged, run->dh_projected + d * ragged->n * width, width, width,
+                                    to + at * width);
+            else if (to && i == 0)
                 FL_T(scatter_state)(ragged, run->dh + d * ragged->n * layer->plane, layer->plane,
-                                    hidden, to + at);
+                                    hidden, to + at * hidden);
             else if (to)
                 FL_T(scatter_state)(
                     ragged, run->dstate + d * ragged->n * state_row + (i - 1) * layer->plane,
-                    state_row, hidden, to + at);
+                    state_row, hidden, to + at * hidden);
         }
     }
 }
@@ -527,9 +664,14 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
         const fl_part *part = &layer->part[k % layer->n_parts];
         int64_t input = layer->packed[index].input;
         FL_T(fl_arrays) arrays = FL_T(arrays_of)(layer, index, run->parameters);
+        fl_split(FL_T(unit_blocks)(layer->recurrent, layer->lanes), thread, n_threads, &first,
+                 &end);
+        FL_T(pack_transposed)(layer, part, arrays.weight_hh, layer->recurrent, part->cell.h_gate,
+                              layer->recurrent, first, end, run->weight_t[k]);
+        if (fl_projects(layer) && thread == index % n_threads)
+            FL_T(pack_plain)(arrays.weight_hr, layer->output, hidden, hidden, 1,
+                             FL_BLOCK_VECTORS * layer->lanes, run->projection_t[index]);
         fl_split(FL_T(unit_blocks)(hidden, layer->lanes), thread, n_threads, &first, &end);
-        FL_T(pack_transposed)(layer, part, arrays.weight_hh, hidden, part->cell.h_gate, hidden,
-                              first, end, run->weight_t[k]);
         for (int gate = 0; gate < part->cell.gate_states; gate++)
             FL_T(pack_transposed)(layer, part, arrays.weight_gg + gate * hidden,
                                   fl_recurring_gates(layer), part->cell.g_gate, hidden, first, end,
@@ -549,7 +691,7 @@ static void FL_T(backward_thread)(void *argument, int thread, int n_threads)
     FL_T(fl_backward_run) *run = argument;
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
-    int64_t first, end, columns = layer->config.hidden_size * layer->directions;
+    int64_t first, end, columns = layer->output * layer->directions;
     fl_split(ragged->steps, thread, n_threads, &first, &end);
     FL_T(pack_backward_weights)(run, thread, n_threads);
     if (run->dy_top)
@@ -578,7 +720,7 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     const fl_ragged *ragged = &run->tape->ragged;
     int64_t hidden = layer->config.hidden_size, D = layer->directions, L = layer->config.num_layers,
             width = FL_BLOCK_VECTORS * layer->lanes;
-    int64_t upper = hidden * D,
+    int64_t upper = layer->output * D,
             widest = layer->config.input_size > upper || L == 1 ? layer->config.input_size : upper;
     int64_t columns = FL_T(input_depth)(layer, widest);
     run->chunk = 65536 / columns < 64 ? 64 : 65536 / columns > 256 ? 256 : 65536 / columns;
@@ -596,6 +738,16 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     run->dmade = layer->n_parts > 1
                      ? fl_arena_take(arena, D * ragged->n * layer->plane, sizeof(real))
                      : NULL;
+    if (fl_projects(layer)) {
+        run->dh_projected = fl_arena_take(arena, D * ragged->n * layer->recurrent, sizeof(real));
+        run->doutput = fl_arena_take(arena, D * ragged->rows * layer->output, sizeof(real));
+        run->projection_t = fl_arena_take(arena, layer->n_packed, sizeof(real *));
+        for (int index = 0; index < layer->n_packed; index++) {
+            void *packed = fl_arena_take(arena, layer->output * layer->wide, sizeof(real));
+            if (arena->memory)
+                run->projection_t[index] = packed;
+        }
+    }
     run->weight_t = fl_arena_take(arena, layer->n_packed * layer->n_parts, sizeof(real *));
     run->weight_xt = fl_arena_take(arena, layer->n_packed * layer->n_parts, sizeof(real *));
     for (int k = 0; k < layer->n_packed * layer->n_parts; k++) {
@@ -604,7 +756,7 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
         int64_t input = layer->packed[index].input;
         int wants_dx = part->sees_x && (index >= layer->directions || run->call->dx);
         void *recurrent = fl_arena_take(
-            arena, FL_T(unit_blocks)(hidden, layer->lanes) * width * part->gate_columns,
+            arena, FL_T(unit_blocks)(layer->recurrent, layer->lanes) * width * part->gate_columns,
             sizeof(real));
         void *below =
             wants_dx

@@ -102,13 +102,13 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
     const fl_tape_direction *direction = &tape->directions[index];
     const fl_tape_layer *level = &tape->layers[index / layer->directions];
     int reverse = index % layer->directions, by_itself = layer->n_parts == 1;
-    int64_t hidden = layer->config.hidden_size, y_row = hidden * layer->directions,
+    int64_t hidden = layer->config.hidden_size, y_row = layer->output * layer->directions,
             state_row = layer->state_row, block_first, block_end;
     FL_T(share_blocks)(part, share, &block_first, &block_end);
     projected = part->sees_x ? projected : NULL;
     fl_moment moment = fl_ragged_moment(&tape->ragged, step, reverse);
     int64_t row_end = share->row_end < moment.rows ? share->row_end : moment.rows;
-    real *y = (real *)level->y + reverse * hidden;
+    real *y = (real *)level->y + reverse * layer->output;
     FL_T(fl_step)
     s = {.units = hidden,
          .block_first = block_first,
@@ -119,11 +119,11 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
          .weight_x = packed->part[p].weight_x,
          .weight_h = packed->part[p].weight_h,
          .peephole = packed->part[p].peephole,
-         .h_depth = hidden,
+         .h_depth = layer->recurrent,
          .state_prev_row = state_row,
          .state_row = state_row,
          .state_plane = layer->plane,
-         .h_row = y_row,
+         .h_row = fl_projects(layer) ? layer->wide : y_row,
          .decay_row = 1,
          .saved_row = layer->gate_row};
     for (int64_t row = share->row_first; row < row_end; row += s.rows) {
@@ -138,9 +138,11 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
                   ? NULL
                   : (const real *)level->x + (moment.row0 + row) * packed->input;
         s.h_prev = continues ? y + (moment.previous0 + row) * y_row
-                             : (const real *)direction->h0 + row * hidden;
-        s.h_prev_row = continues ? y_row : hidden;
-        s.h = y + (moment.row0 + row) * y_row;
+                             : (const real *)direction->h0 + row * layer->recurrent;
+        s.h_prev_row = continues ? y_row : layer->recurrent;
+        s.h = fl_projects(layer) ? (real *)direction->unprojected +
+                                       (tape->training ? moment.row0 + row : row) * layer->wide
+                                 : y + (moment.row0 + row) * y_row;
         s.decay = tape->decay ? (const real *)tape->decay + moment.row0 + row : NULL;
         s.mask = direction->mask ? (const real *)direction->mask + row * layer->plane : NULL;
         s.mask_row = layer->plane;
@@ -173,6 +175,42 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
     }
 }
 
+/* Output of a step of the share from what its cells put out. */
+static void FL_T(project_output)(const FL_T(fl_forward_run) * run, int index, int64_t step,
+                                 const fl_share *share)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_tape *tape = run->tape;
+    int reverse = index % layer->directions;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, blocks = (layer->output + width - 1) / width,
+            y_row = layer->output * layer->directions, block_first = 0, block_end = blocks;
+    if (share->splits_units)
+        fl_split(blocks, share->rank, share->group_size, &block_first, &block_end);
+    fl_moment moment = fl_ragged_moment(&tape->ragged, step, reverse);
+    int64_t first = share->row_first,
+            end = share->row_end < moment.rows ? share->row_end : moment.rows;
+    if (first >= end)
+        return;
+    FL_T(fl_gemm)
+    gemm = {.rows = end - first,
+            .depth = layer->config.hidden_size,
+            .columns = layer->output,
+            .block_first = block_first,
+            .block_end = block_end,
+            .a = (const real *)tape->directions[index].unprojected +
+                 (tape->training ? moment.row0 + first : first) * layer->wide,
+            .a_row = layer->wide,
+            .a_depth = 1,
+            .b = layer->packed[index].projection,
+            .b_block = width * layer->config.hidden_size,
+            .b_depth = width,
+            .vectors = FL_BLOCK_VECTORS,
+            .c = (real *)tape->layers[index / layer->directions].y + reverse * layer->output +
+                 (moment.row0 + first) * y_row,
+            .c_row = y_row};
+    run->kernels->gemm(&gemm);
+}
+
 static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int thread,
                                     const fl_share *share)
 {
@@ -202,6 +240,11 @@ static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int t
                 if (share->splits_units)
                     fl_barrier_wait(&run->group[share->group], share->group_size);
             }
+            if (fl_projects(layer)) {
+                FL_T(project_output)(run, index, step, share);
+                if (share->splits_units)
+                    fl_barrier_wait(&run->group[share->group], share->group_size);
+            }
         }
     }
 }
@@ -212,7 +255,7 @@ static void FL_T(drop)(const FL_T(fl_forward_run) * run, int64_t level_index, in
 {
     const fl_tape_layer *level = &run->tape->layers[level_index];
     const fl_ragged *ragged = &run->tape->ragged;
-    int64_t columns = run->layer->config.hidden_size * run->layer->directions;
+    int64_t columns = run->layer->output * run->layer->directions;
     const real *y = run->tape->layers[level_index - 1].y;
     for (int64_t t = first; t < end; t++)
         for (int64_t s = 0; s < ragged->batch[t]; s++)
@@ -229,25 +272,26 @@ static void FL_T(final_states)(const FL_T(fl_forward_run) * run, int64_t level)
     const fl_recurrent *layer = run->layer;
     const fl_tape *tape = run->tape;
     const fl_ragged *ragged = &tape->ragged;
-    int64_t hidden = layer->config.hidden_size, y_row = hidden * layer->directions,
-            state_row = layer->state_row;
+    int64_t hidden = layer->config.hidden_size, y_row = layer->output * layer->directions,
+            state_row = layer->state_row, recurrent = layer->recurrent;
     for (int reverse = 0; run->call->states_out && reverse < layer->directions; reverse++) {
         int64_t index = level * layer->directions + reverse;
         const fl_tape_direction *direction = &tape->directions[index];
         real *h_out = run->call->states_out[0];
         for (int64_t s = 0; s < ragged->n; s++) {
             int64_t last = ragged->offset[reverse ? 0 : ragged->length[s] - 1] + s,
-                    to = (index * ragged->n + ragged->sequence[s]) * hidden;
-            const real *y = (const real *)tape->layers[level].y + last * y_row + reverse * hidden;
+                    to = index * ragged->n + ragged->sequence[s];
+            const real *y =
+                (const real *)tape->layers[level].y + last * y_row + reverse * layer->output;
             if (h_out)
-                FL_T(copy_row)(h_out + to, y, hidden);
+                FL_T(copy_row)(h_out + to * recurrent, y, recurrent);
             for (int i = 0; i < layer->states; i++) {
                 int64_t steps = reverse ? ragged->steps : ragged->length[s];
                 const real *state =
                     tape->training ? (const real *)direction->state + last * state_row
                                    : (const real *)direction->state0[steps & 1] + s * state_row;
                 if (run->call->states_out[1 + i])
-                    FL_T(copy_row)((real *)run->call->states_out[1 + i] + to,
+                    FL_T(copy_row)((real *)run->call->states_out[1 + i] + to * hidden,
                                    state + i * layer->plane, hidden);
             }
         }
@@ -282,8 +326,8 @@ static void FL_T(forward_thread)(void *argument, int thread, int n_threads)
     }
     const fl_tape_layer *top = &run->tape->layers[layer->config.num_layers - 1];
     if (call->y && call->y != top->y)
-        FL_T(scatter_rows)(ragged, top->y, layer->config.hidden_size * layer->directions, first,
-                           end, call->y, call->y_start);
+        FL_T(scatter_rows)(ragged, top->y, layer->output * layer->directions, first, end, call->y,
+                           call->y_start);
 }
 
 /* One dropout factor, 0 or 1 / keep: a pure function of the call's key, the stream and the place.
@@ -299,7 +343,7 @@ static void FL_T(draw_masks)(const FL_T(fl_forward_run) * run)
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
-    int64_t hidden = layer->config.hidden_size, columns = hidden * layer->directions;
+    int64_t hidden = layer->config.hidden_size, columns = layer->output * layer->directions;
     uint64_t key = run->call->random_key;
     for (int64_t level = 1; level < layer->config.num_layers; level++) {
         real *factor = run->tape->layers[level].factor;
@@ -330,9 +374,10 @@ static void FL_T(forward_begin)(const FL_T(fl_forward_run) * run)
         fl_tape_direction *direction = &run->tape->directions[index];
         for (int i = 0; i <= layer->states; i++) {
             const real *given = call->states_in ? call->states_in[i] : NULL;
-            given = given ? given + index * ragged->n * hidden : NULL;
+            int64_t width = i ? hidden : layer->recurrent;
+            given = given ? given + index * ragged->n * width : NULL;
             if (i == 0)
-                FL_T(gather_state)(ragged, given, hidden, direction->h0, hidden, hidden);
+                FL_T(gather_state)(ragged, given, width, direction->h0, width, width);
             else
                 FL_T(gather_state)(ragged, given, hidden,
                                    (real *)direction->state0[0] + (i - 1) * layer->plane, state_row,

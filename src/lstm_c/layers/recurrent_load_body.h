@@ -8,8 +8,8 @@ static void FL_T(pack_part)(const fl_recurrent *layer, int index, int p, FL_T(fl
     int64_t hidden = layer->config.hidden_size;
     FL_T(pack_panels)(layer, part, arrays.weight_ih, part->cell.x_gate, 1, packed->input,
                       packed->input, to->weight_x);
-    FL_T(pack_panels)(layer, part, arrays.weight_hh, part->cell.h_gate, 1, hidden, hidden,
-                      to->weight_h);
+    FL_T(pack_panels)(layer, part, arrays.weight_hh, part->cell.h_gate, 1, layer->recurrent,
+                      layer->recurrent, to->weight_h);
     FL_T(pack_panels)(layer, part, arrays.weight_gg, part->cell.g_gate, part->cell.gate_states,
                       hidden, layer->plane, to->weight_g);
     FL_T(pack_bias)(layer, part, arrays.bias_ih, arrays.bias_hh, to->bias);
@@ -21,7 +21,13 @@ static void FL_T(pack_part)(const fl_recurrent *layer, int index, int p, FL_T(fl
 
 void FL_T(fl_recurrent_pack)(fl_recurrent *layer, const void *parameters)
 {
-    for (int index = 0; index < layer->n_packed; index++)
+    for (int index = 0; index < layer->n_packed; index++) {
+        FL_T(fl_arrays) arrays = FL_T(arrays_of)(layer, index, parameters);
+        int64_t hidden = layer->config.hidden_size;
         for (int p = 0; p < layer->n_parts; p++)
-            FL_T(pack_part)(layer, index, p, FL_T(arrays_of)(layer, index, parameters));
+            FL_T(pack_part)(layer, index, p, arrays);
+        if (fl_projects(layer))
+            FL_T(pack_plain)(arrays.weight_hr, hidden, 1, layer->output, hidden,
+                             FL_BLOCK_VECTORS * layer->lanes, layer->packed[index].projection);
+    }
 }

@@ -10,7 +10,7 @@
 #include "layers/recurrent.h"
 
 typedef struct fl_stream_level {
-    void *h[2];     /* (n, hidden): the current output and the next one */
+    void *h[2];     /* (n, output): the current output and the next one */
     void *state[2]; /* (n, states, plane), alternating where a cell's state recurs, else the same */
 } fl_stream_level;
 
@@ -22,6 +22,7 @@ struct fl_stream {
     fl_stream_level *levels;
     void *made_h,
         *made_state; /* what a prelude leaves: (n, plane), (n, made_row); of one level at a time */
+    void *unprojected; /* (n, wide), with a projection */
     void *gates; /* (n, gate_row) x W + b, where the place of x in the step goes to gates that recur
                   */
     const void *x, *decay; /* of the step in progress */
@@ -38,13 +39,14 @@ static void stream_layout(fl_stream *stream, fl_arena *arena)
     for (int64_t level = 0; level < layer->config.num_layers; level++) {
         fl_stream_level *made = &stream->levels[level];
         for (int i = 0; i < 2; i++)
-            made->h[i] =
-                fl_arena_take(arena, stream->n * layer->config.hidden_size, layer->real_size);
+            made->h[i] = fl_arena_take(arena, stream->n * layer->output, layer->real_size);
         for (int i = 0; i < 1 + recurs; i++)
             made->state[i] = fl_arena_take(arena, stream->n * layer->state_row, layer->real_size);
         if (!recurs)
             made->state[1] = made->state[0];
     }
+    if (fl_projects(layer))
+        stream->unprojected = fl_arena_take(arena, stream->n * layer->wide, layer->real_size);
     if (layer->cell.gate_states)
         stream->gates = fl_arena_take(arena, stream->n * layer->gate_row, layer->real_size);
     if (layer->n_parts > 1) {
@@ -58,7 +60,8 @@ fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **out
     if (!layer || !out || !layer->loaded || n < 1 || layer->directions != 1)
         return FL_ERR_ARGUMENT;
     int64_t total;
-    if (__builtin_mul_overflow(n, 64 * layer->plane * layer->config.num_layers, &total))
+    if (__builtin_mul_overflow(n, 64 * (layer->wide + layer->output) * layer->config.num_layers,
+                               &total))
         return FL_ERR_OVERFLOW;
     fl_stream *stream = calloc(1, sizeof *stream);
     if (!stream)
@@ -109,7 +112,7 @@ static void step_thread(void *argument, int thread, int n_threads)
     fl_stream *stream = argument;
     const fl_recurrent *layer = stream->layer;
     int64_t first, end;
-    for (int64_t level = 0; level < layer->config.num_layers; level++)
+    for (int64_t level = 0; level < layer->config.num_layers; level++) {
         for (int p = 0; p < layer->n_parts; p++) {
             fl_split(layer->part[p].blocks, thread, n_threads, &first, &end);
             if (layer->config.dtype == FL_FLOAT64)
@@ -118,6 +121,14 @@ static void step_thread(void *argument, int thread, int n_threads)
                 step_part_f32(stream, level, p, first, end);
             fl_barrier_wait(&stream->barrier, n_threads);
         }
+        if (!fl_projects(layer))
+            continue;
+        if (layer->config.dtype == FL_FLOAT64)
+            project_step_output_f64(stream, level, thread, n_threads);
+        else
+            project_step_output_f32(stream, level, thread, n_threads);
+        fl_barrier_wait(&stream->barrier, n_threads);
+    }
 }
 
 static void copy_bytes(void *to, const void *from, size_t count)
@@ -137,7 +148,7 @@ fl_status fl_stream_step_decay(fl_stream *stream, const void *x, const void *dec
     stream->current = 1 - stream->current;
     if (y)
         copy_bytes(y, stream->levels[layer->config.num_layers - 1].h[stream->current],
-                   (size_t)(stream->n * layer->config.hidden_size) * layer->real_size);
+                   (size_t)(stream->n * layer->output) * layer->real_size);
     return FL_OK;
 }
 
@@ -151,13 +162,14 @@ fl_status fl_stream_step(fl_stream *stream, const void *x, void *y)
 static void copy_state(const fl_stream *stream, int index, char *values, int into_stream)
 {
     const fl_recurrent *layer = stream->layer;
-    size_t size = layer->real_size, row = (size_t)layer->config.hidden_size * size,
+    size_t size = layer->real_size, h_row = (size_t)layer->output * size,
+           row = (size_t)(index ? layer->config.hidden_size : layer->recurrent) * size,
            plane = (size_t)layer->plane * size;
     for (int64_t level = 0; level < layer->config.num_layers; level++)
         for (int64_t b = 0; b < stream->n; b++, values += row) {
             const fl_stream_level *at = &stream->levels[level];
             char *inside = index == 0
-                               ? (char *)at->h[stream->current] + (size_t)b * row
+                               ? (char *)at->h[stream->current] + (size_t)b * h_row
                                : (char *)at->state[stream->current] +
                                      ((size_t)(b * layer->states) + (size_t)(index - 1)) * plane;
             copy_bytes(into_stream ? inside : values, into_stream ? values : inside, row);
@@ -197,7 +209,7 @@ fl_status fl_stream_reset(fl_stream *stream, int64_t which)
         return FL_ERR_ARGUMENT;
     const fl_recurrent *layer = stream->layer;
     int64_t first = which < 0 ? 0 : which, count = which < 0 ? stream->n : 1;
-    size_t h_row = (size_t)layer->config.hidden_size * layer->real_size,
+    size_t h_row = (size_t)layer->output * layer->real_size,
            state_row = (size_t)layer->state_row * layer->real_size;
     for (int64_t level = 0; level < layer->config.num_layers; level++) {
         for (int i = 0; i < 2; i++)

@@ -33,6 +33,31 @@ static void FL_T(project_step)(const fl_stream *stream, int p, FL_T(fl_step) * s
     s->weight_x = packed->part[p].weight_g;
 }
 
+/* Output of one level from what its cells put out, the thread's share of its columns. */
+static void FL_T(project_step_output)(const fl_stream *stream, int64_t level, int thread,
+                                      int n_threads)
+{
+    const fl_recurrent *layer = stream->layer;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes;
+    FL_T(fl_gemm)
+    gemm = {.rows = stream->n,
+            .depth = layer->config.hidden_size,
+            .columns = layer->output,
+            .a = stream->unprojected,
+            .a_row = layer->wide,
+            .a_depth = 1,
+            .b = layer->packed[level].projection,
+            .b_block = width * layer->config.hidden_size,
+            .b_depth = width,
+            .vectors = FL_BLOCK_VECTORS,
+            .c = stream->levels[level].h[1 - stream->current],
+            .c_row = layer->output};
+    fl_split((layer->output + width - 1) / width, thread, n_threads, &gemm.block_first,
+             &gemm.block_end);
+    if (gemm.block_first < gemm.block_end)
+        layer->isa->FL_SUFFIX.gemm(&gemm);
+}
+
 static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64_t first,
                             int64_t end)
 {
@@ -55,8 +80,8 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64
          .x_depth = packed->input,
          .h_prev = at->h[current],
          .weight_h = packed->part[p].weight_h,
-         .h_prev_row = hidden,
-         .h_depth = hidden,
+         .h_prev_row = layer->output,
+         .h_depth = layer->recurrent,
          .state_prev = at->state[current],
          .state_prev_row = layer->state_row,
          .peephole = packed->part[p].peephole,
@@ -65,8 +90,8 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64
          .state_plane = layer->plane,
          .decay = stream->decay,
          .decay_row = 1,
-         .h = at->h[next],
-         .h_row = hidden};
+         .h = fl_projects(layer) ? stream->unprojected : at->h[next],
+         .h_row = fl_projects(layer) ? layer->wide : hidden};
     if (part->cell.state_recurs) {
         s.h_prev = s.state_prev;
         s.h_prev_row = layer->state_row;
