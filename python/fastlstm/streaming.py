@@ -55,6 +55,7 @@ class LayerStream:
         self.n_streams = int(n_streams)
         self._core = _core.Stream(layer.packed_core(), self.n_streams)
         self._step = self._core.step
+        self.reset()
         self._out = np.zeros((self.n_streams, layer.output_size), layer.dtype)
 
     def step(self, x_t: Any, out: np.ndarray | None = None) -> np.ndarray:
@@ -108,10 +109,16 @@ class LayerStream:
         self._core.set(arrays)
 
     def reset(self, which: int | None = None) -> None:
-        """Start one stream (0 to n_streams - 1), or all of them, again from zero states."""
+        """Start one stream (0 to n_streams - 1), or all of them, again from the state of a new sequence."""
         if which is not None and not 0 <= which < self.n_streams:
             raise ValueError(f"which is {which}; expected None or 0 to {self.n_streams - 1}")
         self._core.reset(-1 if which is None else which)
+        if self.layer.learn_initial_state:
+            places = slice(None) if which is None else which
+            states = self.state
+            for state, first in zip(states, self.layer.initial_state(1), strict=True):
+                state[:, places] = first if which is None else first[:, 0]
+            self.state = states
 
     def snapshot(self) -> bytes:
         """The states as bytes, for :meth:`restore` on a stream of the same layer shape."""

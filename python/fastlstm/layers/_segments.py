@@ -65,6 +65,11 @@ class Segments:
             out[direction::directions, segments] = state[direction::directions, rows]
         return out
 
+    def takes_initial(self, num_layers: int, directions: int) -> np.ndarray:
+        """Whether a segment takes its sequence's initial state, bool (places, n_segments, 1)."""
+        ones = np.ones((num_layers * directions, self.n_sequences, 1), np.int8)
+        return self._spread(ones, directions, initial=True).astype(bool)
+
     def collect(
         self, states: Iterable[np.ndarray], directions: int, *, initial: bool
     ) -> tuple[np.ndarray, ...]:

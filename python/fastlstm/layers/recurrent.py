@@ -36,6 +36,7 @@ class Tape:
 
     __slots__ = (
         "core",
+        "fresh",
         "kept",
         "layer",
         "lengths",
@@ -57,6 +58,7 @@ class Tape:
         self.starts: np.ndarray
         self.y_starts: np.ndarray
         self.padded_steps = 0
+        self.fresh: dict[str, np.ndarray] = {}  # places and sequences that started from learned states
         self.segments: Segments | None = None  # that the core took for the sequences
 
     @property
@@ -137,6 +139,9 @@ class LSTM(Parameterized):
         Standard deviation of Gaussian noise that each training call adds to all parameters (Graves, NIPS 2011).
     cell_activation : {"tanh", "identity"}, default="tanh"
         Output squashing of the cells "lstm", "peephole" and "peephole_article".
+    learn_initial_state : bool, default=False
+        Learn the states that a sequence starts from if none are given: parameters ``h0`` and ``c0`` of each layer
+        and direction (``h0_l0``, ...), zero at first; ``h0`` alone for "slstm", whose c starts without history.
     truncated : bool, default=False
         Truncated gradient of the papers of 1997 to 2002: errors that arrive at the net input of a gate or of the
         cell, or at a peephole, change the weights there and go on to x, and no further back in time. What is
@@ -191,6 +196,7 @@ class LSTM(Parameterized):
         weight_dropout: float = 0.0,
         weight_noise: float = 0.0,
         cell_activation: str = "tanh",
+        learn_initial_state: bool = False,
         truncated: bool = False,
         time_decay: str = "log",
         dtype: Any = "float32",
@@ -248,9 +254,18 @@ class LSTM(Parameterized):
             self.proj_size,
             self.output_proj_size,
         )
-        self.parameter_shapes = self._core.parameter_shapes
+        self.learn_initial_state = bool(learn_initial_state)
+        self.parameter_shapes = self._core.parameter_shapes + [
+            (f"{name}0_{suffix}", (self.recurrent_size if name == "h" else self.hidden_size,))
+            for suffix in self._suffixes
+            for name in self._learned_states
+        ]
         bound = 1.0 / np.sqrt(self.hidden_size)
-        self._allocate(as_generator(random_state).uniform(-bound, bound, self._core.n_parameters))
+        values = np.zeros(self.n_parameters)
+        values[: self._core.n_parameters] = as_generator(random_state).uniform(
+            -bound, bound, self._core.n_parameters
+        )
+        self._allocate(values)
 
     @property
     def directions(self) -> int:
@@ -272,6 +287,18 @@ class LSTM(Parameterized):
         """Names of the states in the order of state tuples: ("h", "c"), ("h",), or ("h", "c", "n", "m")."""
         return tuple(self._core.state_names)
 
+    @property
+    def _suffixes(self) -> list[str]:
+        """Endings of the parameters' names, in the order of the places of a state."""
+        ends = ("", "_reverse")[: self.directions]
+        return [f"l{layer}{end}" for layer in range(self.num_layers) for end in ends]
+
+    @property
+    def _learned_states(self) -> tuple[str, ...]:
+        """Names of the states whose first value is a parameter."""
+        learned = ("h",) if "n" in self.state_names else ("h", "c")
+        return tuple(name for name in self.state_names if self.learn_initial_state and name in learned)
+
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, JSON-able."""
         return {
@@ -288,6 +315,7 @@ class LSTM(Parameterized):
             "weight_dropout": self.weight_dropout,
             "weight_noise": self.weight_noise,
             "cell_activation": self.cell_activation,
+            "learn_initial_state": self.learn_initial_state,
             "truncated": self.truncated,
             "time_decay": self.time_decay,
             "dtype": self.dtype.name,
@@ -331,7 +359,7 @@ class LSTM(Parameterized):
         if not self._packed:
             with self._lock:
                 if not self._packed:
-                    self._core.load(self._flat)
+                    self._core.load(self._flat[: self._core.n_parameters])
                     self._packed = True
         return self._core
 
@@ -352,18 +380,75 @@ class LSTM(Parameterized):
                     tape.kept[name] = kept.astype(self.dtype) * self.dtype.type(1.0 / keep)
                     value *= tape.kept[name]
         with self._lock:
-            self._core.load(weights)
+            self._core.load(weights[: self._core.n_parameters])
             self._packed = False
         return self._core
 
-    def _core_backward(self, tape: Tape, grads: np.ndarray, *arguments: Any) -> None:
+    def _core_backward(
+        self, tape: Tape, grads: np.ndarray, *arguments: Any, dinitial: tuple[np.ndarray, ...] | None
+    ) -> None:
         """Backward pass at the weights of the forward call; `grads` get the gradient of the layer's own."""
-        weights = self._flat if tape.weights is None else tape.weights
-        self._core.backward(tape.core, len(tape.lengths), weights, grads, *arguments, self.n_threads)
+        weights, size = self._flat if tape.weights is None else tape.weights, self._core.n_parameters
+        if tape.fresh and dinitial is None:
+            dinitial = self.empty_states(len(tape.lengths))
+        self._core.backward(
+            tape.core, len(tape.lengths), weights[:size], grads[:size], *arguments, dinitial, self.n_threads
+        )
+        if dinitial is not None and self.learn_initial_state:
+            self._learned_gradient(tape, self._views(grads), dinitial)
         if tape.kept:
             views = self._views(grads)
             for name, factor in tape.kept.items():
                 views[name] *= factor
+
+    # ---- states that sequences start from ----
+
+    def initial_state(self, n: int, flat: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+        """States of `n` new sequences, (num_layers * directions, n, size) each: zero, or the learned ones."""
+        states = self.empty_states(n)
+        views = self._views(self._flat if flat is None else flat)
+        for name, state in zip(self.state_names, states, strict=True):
+            state[...] = 0.0
+            if name in self._learned_states:
+                for place, suffix in enumerate(self._suffixes):
+                    state[place] = views[f"{name}0_{suffix}"]
+        return states
+
+    def _start(
+        self,
+        state: Sequence[np.ndarray | None] | None,
+        n: int,
+        tape: Tape | None,
+        takes: np.ndarray | None = None,
+    ) -> Sequence[np.ndarray | None] | None:
+        """The given states, and the learned ones for the sequences that get none.
+
+        `takes` (places, n, 1) says which sequences take the given states; None: all.
+        """
+        if tape is not None:
+            tape.fresh = {}
+        if not self.learn_initial_state:
+            return state
+        states = list(self.initial_state(n, None if tape is None else tape.weights))
+        for k, name in enumerate(self.state_names):
+            given = None if state is None else state[k]
+            fresh = np.ones((states[k].shape[0], n, 1), bool)
+            if given is not None:
+                fresh[...] = False if takes is None else ~takes
+                states[k] = np.where(fresh, states[k], given)
+            if tape is not None:
+                tape.fresh[name] = fresh
+        return states
+
+    def _learned_gradient(
+        self, tape: Tape, grads: dict[str, np.ndarray], dinitial: tuple[np.ndarray, ...]
+    ) -> None:
+        """Gradients of the learned states: sums over the sequences that started from them."""
+        for name, gradient in zip(self.state_names, dinitial, strict=True):
+            if name in self._learned_states:
+                total = np.sum(gradient * tape.fresh[name], axis=1)
+                for place, suffix in enumerate(self._suffixes):
+                    grads[f"{name}0_{suffix}"][...] = total[place]
 
     # ---- padded batches: the public calls ----
 
@@ -376,7 +461,8 @@ class LSTM(Parameterized):
         ----------
         x : array of shape (batch, time, input_size)
         state : tuple of arrays of shape (num_layers * directions, batch, hidden_size), default=None
-            Initial h (and c); None, or a None entry, means zeros. h has proj_size columns if there is a projection.
+            Initial h (and c); None, or a None entry, means zeros, or the learned ones. h has proj_size columns if
+            there is a projection.
         lengths : array of int of shape (batch,), default=None
             Real steps of each sequence, 1 to time; what follows them is never read. None: all steps.
         delta_t : array of shape (batch, time), default=None
@@ -495,7 +581,9 @@ class LSTM(Parameterized):
         dx = np.zeros((n, steps, self.input_size), self.dtype)
         grads = np.empty_like(self._flat)
         dinitial = self.empty_states(len(starts))
-        self._core_backward(tape, grads, dy, None if dy is None else starts, dstate, dx, starts, dinitial)
+        self._core_backward(
+            tape, grads, dy, None if dy is None else starts, dstate, dx, starts, dinitial=dinitial
+        )
         tape.layer = None
         if segments is not None:
             dinitial = segments.collect(dinitial, self.directions, initial=True)
@@ -526,12 +614,15 @@ class LSTM(Parameterized):
         state = self._check_state(state, n, "state")
         decay = self._check_delta_t(delta_t, n, steps, lengths)
         segments = None if resets is None else Segments(as_resets(resets, n, steps), lengths)
+        takes = None
         if segments is not None:
             starts, lengths = segments.starts, segments.lengths
             if state is not None:
                 state = segments.spread(state, self.directions, initial=True)
+                takes = segments.takes_initial(self.num_layers, self.directions)
         final = self.empty_states(len(starts))
         core = self.packed_core() if tape is None else self._training_core(tape, rng_key)
+        state = self._start(state, len(starts), tape, takes)
         if tape is not None:
             tape.lengths, tape.starts, tape.y_starts, tape.padded_steps = lengths, starts, starts, steps
             tape.layer, tape.version, tape.segments = self, self._version, segments
@@ -622,6 +713,7 @@ class LSTM(Parameterized):
         Returns y (sum(lengths), output_size), sequence after sequence (or None), and the final state.
         """
         y, y_starts, final = self._outputs(lengths, want_y)
+        state = self._start(state, len(lengths), None)
         self.packed_core().forward(
             values, starts, lengths, y, y_starts, state, final, None, 0, self.n_threads
         )
@@ -643,9 +735,9 @@ class LSTM(Parameterized):
         tape.lengths, tape.starts, tape.padded_steps, tape.version = lengths, starts, 0, self._version
         tape.segments = None
         tape.y_starts = np.cumsum(lengths) - lengths if y_starts is None else y_starts
-        self._training_core(tape, rng_key).forward(
-            values, starts, lengths, y, y_starts, state, final, tape.core, rng_key, self.n_threads
-        )
+        core = self._training_core(tape, rng_key)
+        state = self._start(state, len(lengths), tape)
+        core.forward(values, starts, lengths, y, y_starts, state, final, tape.core, rng_key, self.n_threads)
         return y, final, tape
 
     def run_backward(
@@ -674,7 +766,7 @@ class LSTM(Parameterized):
             dstate,
             dx,
             tape.y_starts if want_dx else None,
-            dinitial,
+            dinitial=dinitial,
         )
         return dx, dinitial
 
