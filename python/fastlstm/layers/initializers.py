@@ -16,12 +16,6 @@ from fastlstm.layers._parameters import as_generator
 
 __all__ = ["chrono", "forget_bias", "gate_names", "orthogonal"]
 
-# Cells with a matrix whose row blocks are not the cell's gates one by one: (weight_ih, weight_hh).
-_BLOCKS = {
-    "gru": ("rzn", "rzn"),
-    "peephole_article": ("ifgo", "ifo"),
-    "tlstm": ("ifgo", "ifgod"),
-}
 _KEEPING = {"gru": "z", "gru_before": "z"}  # the gate that multiplies the old state; "f" elsewhere
 _TIED = (
     "cifg",
@@ -45,8 +39,7 @@ def gate_names(layer: Any, recurrent: bool = False) -> tuple[str, ...]:
     tuple of str
         For example ``("i", "f", "g", "o")``; a simple recurrent layer has one block, ``("h",)``.
     """
-    cell = layer.cell.removesuffix("_identity")
-    return tuple(_BLOCKS[cell][recurrent] if cell in _BLOCKS else layer.packed_core().slot_names)
+    return tuple(layer.gates_of("weight_hh" if recurrent else "weight_ih"))
 
 
 def orthogonal(layer: Any, gain: float = 1.0, *, random_state: Any = None) -> None:
@@ -58,7 +51,8 @@ def orthogonal(layer: Any, gain: float = 1.0, *, random_state: Any = None) -> No
     Parameters
     ----------
     layer : LSTM, GRU or RNN
-        Its ``weight_hh`` (gates*hidden, hidden) are changed, one block (hidden, hidden) per gate.
+        Its ``weight_hh`` (gates*hidden, hidden) are changed, one block (hidden, hidden) per gate; with projections
+        or memory blocks a block has orthonormal rows or columns, whichever are fewer.
     gain : float, default=1.0
         All singular values of each block.
     random_state : None, int, numpy Generator or RandomState, default=None
@@ -87,13 +81,12 @@ def orthogonal(layer: Any, gain: float = 1.0, *, random_state: Any = None) -> No
     if not (np.isfinite(gain) and gain > 0):
         raise ValueError(f"gain must be a positive number, got {gain!r}")
     random = as_generator(random_state)
-    hidden = layer.hidden_size
     changed = {}
     for name, value in layer.parameters.items():
         if name.startswith("weight_hh_"):
-            blocks = len(value) // hidden
+            sizes = [layer.gate_size(gate) for gate in layer.gates_of(name)]
             changed[name] = np.concatenate(
-                [gain * _orthogonal_matrix(hidden, value.shape[1], random) for _ in range(blocks)]
+                [gain * _orthogonal_matrix(size, value.shape[1], random) for size in sizes]
             )
     layer.load_parameters(changed, strict=False)
 
@@ -132,7 +125,7 @@ def forget_bias(layer: Any, value: float = 1.0) -> None:
     if not np.isfinite(value):
         raise ValueError(f"value must be a finite number, got {value!r}")
     keep = _keeping_gate(layer, "forget_bias")
-    _set_biases(layer, "forget_bias", lambda: {keep: np.full(layer.hidden_size, float(value))})
+    _set_biases(layer, "forget_bias", lambda: {keep: np.full(layer.gate_size(keep), float(value))})
 
 
 def chrono(layer: Any, max_steps: float, *, random_state: Any = None) -> None:
@@ -178,7 +171,7 @@ def chrono(layer: Any, max_steps: float, *, random_state: Any = None) -> None:
         raise ValueError(f"chrono needs a cell with an input gate; {layer.cell!r} has none")
 
     def draw() -> dict[str, np.ndarray]:
-        bias = np.log(random.uniform(1.0, max_steps - 1.0, layer.hidden_size))
+        bias = np.log(random.uniform(1.0, max_steps - 1.0, layer.gate_size(keep)))
         return {keep: bias} if tied else {keep: bias, "i": -bias}
 
     _set_biases(layer, "chrono", draw)
@@ -209,8 +202,8 @@ def _set_biases(layer: Any, function: str, draw: Callable[[], dict[str, np.ndarr
     for suffix in _suffixes(parameters):
         ih, hh = parameters[f"bias_ih_{suffix}"].copy(), parameters[f"bias_hh_{suffix}"].copy()
         for gate, value in draw().items():
-            _rows(ih, gate_names(layer), gate)[...] = value
-            _rows(hh, gate_names(layer, recurrent=True), gate)[...] = 0
+            ih[_rows(layer, gate_names(layer), gate)] = value
+            hh[_rows(layer, gate_names(layer, recurrent=True), gate)] = 0
         changed |= {f"bias_ih_{suffix}": ih, f"bias_hh_{suffix}": hh}
     layer.load_parameters(changed, strict=False)
 
@@ -220,7 +213,6 @@ def _suffixes(parameters: dict[str, np.ndarray]) -> Iterator[str]:
     return (name.removeprefix("bias_ih_") for name in parameters if name.startswith("bias_ih_"))
 
 
-def _rows(bias: np.ndarray, gates: tuple[str, ...], gate: str) -> np.ndarray:
-    hidden = len(bias) // len(gates)
-    at = gates.index(gate) * hidden
-    return bias[at : at + hidden]
+def _rows(layer: Any, gates: tuple[str, ...], gate: str) -> slice:
+    begin = sum(layer.gate_size(name) for name in gates[: gates.index(gate)])
+    return slice(begin, begin + layer.gate_size(gate))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm import _core
+from fastlstm.layers._blocks import SHARED, MemoryBlocks
 from fastlstm.layers._parameters import (
     Parameterized,
     as_deviation,
@@ -27,6 +29,14 @@ _DECAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "log": lambda delta_t: 1.0 / np.log(np.e + delta_t),
     "inverse": lambda delta_t: 1.0 / np.where(delta_t == 0.0, 1.0, delta_t),
 }
+# Row blocks of a matrix that are not the gates one by one: (weight_ih, weight_hh, weight_gg).
+_ROWS = {
+    "gru": ("rzn", "rzn", ""),
+    "peephole_article": ("ifgo", "ifo", ""),
+    "tlstm": ("ifgo", "ifgod", ""),
+    "fgr": ("ifgo", "ifgo", "ifo"),
+}
+_WITHOUT_BLOCKS = ("rnn", "gru", "peephole")
 _UNPROJECTED = ("rnn", "gru", "tlstm", "peephole_article")
 _IDENTITY = {"lstm": "noaf", "peephole": "peephole_identity", "peephole_article": "peephole_article_identity"}
 
@@ -127,6 +137,10 @@ class LSTM(Parameterized):
     output_proj_size : int, default=0
         Size of a second projection, which joins the output behind h and does not recur (the non-recurrent
         projection of the same paper); its rows follow in ``weight_hr``.
+    cells_per_block : int, default=1
+        Cells of a memory block, which have one input, forget and output gate in common (Hochreiter and Schmidhuber
+        1997); a divisor of `hidden_size`. The gates then have hidden_size / cells_per_block rows in the matrices and
+        biases. Not for the plain recurrent cells, the GRUs and the cells with peepholes.
     dropout : float, default=0.0
         Fraction of each layer's input dropped between layers while training: one mask per sequence.
     recurrent_dropout : float, default=0.0
@@ -189,6 +203,7 @@ class LSTM(Parameterized):
         cell: str = "lstm",
         bidirectional: bool = False,
         bias: bool = True,
+        cells_per_block: int = 1,
         proj_size: int = 0,
         output_proj_size: int = 0,
         dropout: float = 0.0,
@@ -254,17 +269,19 @@ class LSTM(Parameterized):
             self.proj_size,
             self.output_proj_size,
         )
+        self.cells_per_block = as_size(cells_per_block, "cells_per_block")
+        self._blocks = None if self.cells_per_block == 1 else self._memory_blocks()
         self.learn_initial_state = bool(learn_initial_state)
-        self.parameter_shapes = self._core.parameter_shapes + [
+        shapes = self._core.parameter_shapes if self._blocks is None else self._blocks.shapes
+        self.parameter_shapes = shapes + [
             (f"{name}0_{suffix}", (self.recurrent_size if name == "h" else self.hidden_size,))
             for suffix in self._suffixes
             for name in self._learned_states
         ]
         bound = 1.0 / np.sqrt(self.hidden_size)
         values = np.zeros(self.n_parameters)
-        values[: self._core.n_parameters] = as_generator(random_state).uniform(
-            -bound, bound, self._core.n_parameters
-        )
+        drawn = sum(math.prod(shape) for _, shape in shapes)
+        values[:drawn] = as_generator(random_state).uniform(-bound, bound, drawn)
         self._allocate(values)
 
     @property
@@ -287,6 +304,33 @@ class LSTM(Parameterized):
         """Names of the states in the order of state tuples: ("h", "c"), ("h",), or ("h", "c", "n", "m")."""
         return tuple(self._core.state_names)
 
+    def gates_of(self, name: str) -> str:
+        """Gates, by letter, of the row blocks of a parameter ``weight_ih``, ``weight_hh``, ``weight_gg`` or bias."""
+        kind = ("ih", "hh", "gg").index(name.split("_")[1])
+        cell = self.cell.removesuffix("_identity")
+        return _ROWS[cell][kind] if cell in _ROWS else self._core.slot_names
+
+    def gate_size(self, gate: str) -> int:
+        """Rows of a gate: hidden_size, or the number of memory blocks for a gate of theirs."""
+        return self.hidden_size // self.cells_per_block if gate in SHARED else self.hidden_size
+
+    def _memory_blocks(self) -> MemoryBlocks:
+        size = self.cells_per_block
+        if self.cell.startswith(_WITHOUT_BLOCKS):
+            raise ValueError(
+                f"the cell {self.cell!r} has no memory blocks; cells_per_block must be 1, got {size}"
+            )
+        if self.hidden_size % size:
+            raise ValueError(
+                f"cells_per_block must divide hidden_size {self.hidden_size}, got cells_per_block {size}"
+            )
+        fed_by = "".join(name for name in self.state_names[2:] if name in "ifo")
+        return MemoryBlocks(self._core.parameter_shapes, self.hidden_size, size, self.gates_of, fed_by)
+
+    def _core_flat(self, flat: np.ndarray) -> np.ndarray:
+        """What the kernels take, of the layer's parameters."""
+        return flat[: self._core.n_parameters] if self._blocks is None else self._blocks.spread(flat)
+
     @property
     def _suffixes(self) -> list[str]:
         """Endings of the parameters' names, in the order of the places of a state."""
@@ -308,6 +352,7 @@ class LSTM(Parameterized):
             "cell": self.cell,
             "bidirectional": self.bidirectional,
             "bias": self.bias,
+            "cells_per_block": self.cells_per_block,
             "proj_size": self.proj_size,
             "output_proj_size": self.output_proj_size,
             "dropout": self.dropout,
@@ -359,7 +404,7 @@ class LSTM(Parameterized):
         if not self._packed:
             with self._lock:
                 if not self._packed:
-                    self._core.load(self._flat[: self._core.n_parameters])
+                    self._core.load(self._core_flat(self._flat))
                     self._packed = True
         return self._core
 
@@ -380,7 +425,7 @@ class LSTM(Parameterized):
                     tape.kept[name] = kept.astype(self.dtype) * self.dtype.type(1.0 / keep)
                     value *= tape.kept[name]
         with self._lock:
-            self._core.load(weights[: self._core.n_parameters])
+            self._core.load(self._core_flat(weights))
             self._packed = False
         return self._core
 
@@ -388,12 +433,23 @@ class LSTM(Parameterized):
         self, tape: Tape, grads: np.ndarray, *arguments: Any, dinitial: tuple[np.ndarray, ...] | None
     ) -> None:
         """Backward pass at the weights of the forward call; `grads` get the gradient of the layer's own."""
-        weights, size = self._flat if tape.weights is None else tape.weights, self._core.n_parameters
+        weights = self._flat if tape.weights is None else tape.weights
+        core_grads = grads[: self._core.n_parameters]
+        if self._blocks is not None:
+            core_grads = np.empty(self._core.n_parameters, self.dtype)
         if tape.fresh and dinitial is None:
             dinitial = self.empty_states(len(tape.lengths))
         self._core.backward(
-            tape.core, len(tape.lengths), weights[:size], grads[:size], *arguments, dinitial, self.n_threads
+            tape.core,
+            len(tape.lengths),
+            self._core_flat(weights),
+            core_grads,
+            *arguments,
+            dinitial,
+            self.n_threads,
         )
+        if self._blocks is not None:
+            self._blocks.add_up(core_grads, grads)
         if dinitial is not None and self.learn_initial_state:
             self._learned_gradient(tape, self._views(grads), dinitial)
         if tape.kept:
