@@ -17,7 +17,7 @@ __all__ = ["CASES", "Case", "Problem", "Target", "make_problem", "select_cases"]
 
 @dataclass(frozen=True)
 class Target:
-    """Least ratio (time of the opponent / our time) to reach, by instruction set; None = no target."""
+    """Least ratio (time of the opponent / our time) to reach: with AMX, and on other machines. None = no target."""
 
     amx: float | None
     avx512: float | None

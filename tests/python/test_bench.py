@@ -231,6 +231,13 @@ def test_summary_compares_with_the_best_peer_and_the_targets():
     assert padded["ratio"] < 2.0
 
 
+def test_missed_targets_are_named():
+    missed = bench_module("vs_peers").missed_targets(a_document()["summary"])
+    assert "best peer: 2.00 of 3" in missed[0]
+    reached = [summary | {"targets": []} for summary in a_document()["summary"]]
+    assert bench_module("vs_peers").missed_targets(reached) == []
+
+
 def test_summary_without_peers():
     vs_peers = bench_module("vs_peers")
     case = TINY[1]
