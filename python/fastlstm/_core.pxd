@@ -123,6 +123,55 @@ cdef extern from "fastlstm.h" nogil:
     int FL_SIGMOID, FL_TANH
     fl_status fl_activate(int32_t dtype, int32_t activation, const void *x, void *y, int64_t count)
 
+    ctypedef struct fl_conv_lstm:
+        int32_t dtype
+        int32_t bias
+        int32_t peephole
+        int64_t in_channels
+        int64_t hidden_channels
+        int64_t height
+        int64_t width
+        int64_t kernel_height
+        int64_t kernel_width
+
+    ctypedef struct fl_conv_tape:
+        pass
+
+    ctypedef struct fl_conv_forward:
+        const void *parameters
+        int64_t n
+        int64_t steps
+        const int64_t *length
+        const void *x
+        const void *h_in
+        const void *c_in
+        void *y
+        void *h_out
+        void *c_out
+        fl_conv_tape *tape
+        int32_t n_threads
+
+    ctypedef struct fl_conv_backward:
+        fl_conv_tape *tape
+        const void *parameters
+        int64_t n
+        int64_t steps
+        const void *dy
+        const void *dh_out
+        const void *dc_out
+        void *gradients
+        void *dx
+        void *dh_in
+        void *dc_in
+        int32_t n_threads
+
+    int64_t fl_conv_lstm_n_parameters(const fl_conv_lstm *layer)
+    fl_status fl_conv_tape_create(fl_conv_tape **tape)
+    void fl_conv_tape_destroy(fl_conv_tape *tape)
+    int64_t fl_conv_tape_bytes(const fl_conv_tape *tape)
+    fl_status fl_conv_lstm_forward(const fl_conv_lstm *layer, const fl_conv_forward *call)
+    fl_status fl_conv_lstm_backward(const fl_conv_lstm *layer, const fl_conv_backward *call)
+
     ctypedef struct fl_ctc:
         int32_t dtype
         int32_t logits

@@ -5,6 +5,8 @@ optimiser makes one pass over all of them and weights compare with PyTorch's dir
 """
 
 from fastlstm.layers.attention import Attention
+from fastlstm.layers.conv_forecaster import ConvForecaster
+from fastlstm.layers.convlstm import ConvLSTM
 from fastlstm.layers.dense import Dense
 from fastlstm.layers.dropout import Dropout
 from fastlstm.layers.embedding import Embedding
@@ -17,6 +19,8 @@ __all__ = [
     "LSTM",
     "RNN",
     "Attention",
+    "ConvForecaster",
+    "ConvLSTM",
     "Dense",
     "Dropout",
     "Embedding",

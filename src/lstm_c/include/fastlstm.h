@@ -199,6 +199,53 @@ typedef enum fl_activation { FL_SIGMOID = 0, FL_TANH = 1 } fl_activation;
 /* y = activation(x) by the kernels' own vector code. */
 fl_status fl_activate(int32_t dtype, int32_t activation, const void *x, void *y, int64_t count);
 
+/* ---- convolutional LSTM ---- */
+
+/* An LSTM whose products are convolutions over images of `height` by `width` pixels ("same"
+ * padding, the smaller half of an even one in front); signals are images of height 1. The flat
+ * parameters are weight_ih (4 * hidden, in, kernel_height, kernel_width), weight_hh (4 * hidden,
+ * hidden, ...), with `bias` (4 * hidden), with `peephole` (3, hidden, height, width); gates i, f,
+ * g, o, peepholes i, f, o. in_channels 0: no input, the state alone drives the layer. */
+typedef struct fl_conv_lstm {
+    int32_t dtype, bias, peephole;
+    int64_t in_channels, hidden_channels, height, width, kernel_height, kernel_width;
+} fl_conv_lstm;
+/* -1 for what is no layer. */
+int64_t fl_conv_lstm_n_parameters(const fl_conv_lstm *layer);
+
+typedef struct fl_conv_tape fl_conv_tape;
+fl_status fl_conv_tape_create(fl_conv_tape **tape);
+void fl_conv_tape_destroy(fl_conv_tape *tape);
+int64_t fl_conv_tape_bytes(const fl_conv_tape *tape);
+
+/* `n` sequences of images, sequence b has length[b] of `steps`; what follows is neither read nor
+ * written. Images are (channels, height, width), states (n, hidden_channels, height, width). */
+typedef struct fl_conv_forward {
+    const void *parameters;
+    int64_t n, steps;
+    const int64_t *length;   /* (n) 1 .. steps */
+    const void *x;           /* (n, steps, image of in_channels); NULL if there are none */
+    const void *h_in, *c_in; /* or NULL: zero */
+    void *y;                 /* (n, steps, image of hidden_channels) */
+    void *h_out, *c_out;     /* after the last step, or NULL */
+    fl_conv_tape *tape;      /* training: filled for fl_conv_lstm_backward; NULL: inference */
+    int32_t n_threads;       /* 0 = process default */
+} fl_conv_forward;
+fl_status fl_conv_lstm_forward(const fl_conv_lstm *layer, const fl_conv_forward *call);
+
+typedef struct fl_conv_backward {
+    fl_conv_tape *tape;          /* of the forward call; used up by this one */
+    const void *parameters;      /* of the forward call */
+    int64_t n, steps;            /* likewise */
+    const void *dy;              /* as y, or NULL */
+    const void *dh_out, *dc_out; /* or NULL */
+    void *gradients;             /* of the parameters = */
+    void *dx;                    /* as x =, or NULL */
+    void *dh_in, *dc_in;         /* = or NULL */
+    int32_t n_threads;
+} fl_conv_backward;
+fl_status fl_conv_lstm_backward(const fl_conv_lstm *layer, const fl_conv_backward *call);
+
 /* ---- connectionist temporal classification ---- */
 
 /* Losses -ln p(target | x) of n sequences and the gradient of their sum. A target that no alignment

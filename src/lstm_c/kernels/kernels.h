@@ -90,7 +90,8 @@ typedef struct FL_T(fl_step) {
     int64_t x_row, x_depth;
     const real *h_prev, *weight_h; /* what recurs: h, or state 0 of a cell that says so */
     int64_t h_prev_row, h_depth;
-    const real *peephole; /* (peepholes, plane) */
+    const real *peephole; /* (peepholes, plane) of all rows, or of each row where they differ */
+    int64_t peephole_row; /* 0: one for all */
     const real *mask;     /* (rows, plane) factors of the cell input (recurrent dropout), or NULL */
     int64_t mask_row;
     const real *state_prev; /* (rows, states, plane) */
@@ -122,7 +123,7 @@ typedef struct FL_T(fl_backstep) {
     int64_t dmade_row;
     const real *peephole; /* NULL: no gradient goes through them to the states */
     const real *mask;
-    int64_t mask_row;
+    int64_t peephole_row, mask_row;
     const real *decay;
     int64_t decay_row;
     const real *state_prev, *state, *h_prev;

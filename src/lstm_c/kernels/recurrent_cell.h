@@ -38,7 +38,7 @@ FL_INLINE void CELL_(forward_unit)(const FL_T(fl_step) * s, const vec *acc, int6
         u.state[i] = v_load(s->state_prev + row * s->state_prev_row + i * s->state_plane + unit);
     FL_UNROLL
     for (int i = 0; i < CELL_(facts).n_peepholes; i++)
-        u.peephole[i] = v_load(s->peephole + i * s->state_plane + unit);
+        u.peephole[i] = v_load(s->peephole + row * s->peephole_row + i * s->state_plane + unit);
     if (CELL_(facts).reads_h)
         u.h_prev = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units);
     if (CELL_(facts).takes_mask)
@@ -110,7 +110,9 @@ FL_INLINE void CELL_(backward_unit)(const FL_T(fl_backstep) * s, vec sum, int64_
     }
     FL_UNROLL
     for (int i = 0; i < CELL_(facts).n_peepholes; i++)
-        u.peephole[i] = s->peephole ? v_load(s->peephole + i * s->state_plane + unit) : v_zero();
+        u.peephole[i] =
+            s->peephole ? v_load(s->peephole + row * s->peephole_row + i * s->state_plane + unit)
+                        : v_zero();
     if (CELL_(facts).reads_h)
         u.h_prev = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units);
     if (CELL_(facts).takes_mask)
