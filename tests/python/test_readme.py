@@ -1,4 +1,4 @@
-"""The README's Python examples run, in order, as one program; its commands and table stand where they should."""
+"""The Python examples of the README and of the pages in docs run; commands and table stand where they should."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[2] / "README.md"
+PAGES = sorted((README.parent / "docs").glob("*.md"))
+
+
+def examples_of(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    examples = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    examples = examples_of(README)
     assert len(examples) >= 3
     names: dict[str, object] = {}
     for example in examples:
@@ -20,6 +25,15 @@ def test_examples_run(tmp_path, monkeypatch, capsys):
     score = float(capsys.readouterr().out.split()[0])
     assert score > 0.8
     assert names["label"] == names["model"].predict(names["data"].X_test[:1])[0]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if examples_of(page)], ids=lambda page: page.name)
+def test_examples_of_pages_run(page, tmp_path, monkeypatch):
+    """The blocks of a page in order, as one program."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for example in examples_of(page):
+        exec(compile(example, page.name, "exec"), names)
 
 
 @pytest.mark.parametrize("command", ["pip install . && fastlstm demo", 'pip install ".[test]" && pytest'])
