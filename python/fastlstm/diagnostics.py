@@ -19,7 +19,7 @@ from fastlstm.layers._parameters import as_size
 from fastlstm.layers.initializers import gate_names
 from fastlstm.losses import Loss, get_loss
 from fastlstm.network import SequenceNetwork
-from fastlstm.sequences import Sequences, as_sequences
+from fastlstm.sequences import Sequences, as_sequences, as_times
 
 Array = NDArray[Any]
 
@@ -71,6 +71,7 @@ def gradient_flow(
     y: Any = None,
     lengths: Any = None,
     *,
+    delta_t: Any = None,
     loss: str | Loss | None = None,
     max_lag: int | None = None,
 ) -> GradientFlow:
@@ -88,6 +89,8 @@ def gradient_flow(
         at h_T has norm 1, h_T being the top layer's.
     lengths : array of int of shape (n,), default=None
         Real steps of padded sequences.
+    delta_t : array of shape (n, T), or list of arrays of shape (T_i,), default=None
+        Time since the step before, for the cell "tlstm"; None: no time passes.
     loss : str or Loss, default=None
         Name for :func:`fastlstm.losses.get_loss`; None: softmax cross-entropy if `y` holds integers (class
         indices), squared error otherwise.
@@ -130,13 +133,17 @@ def gradient_flow(
     sequences = as_sequences(X, lengths, dtype=np.float64)
     if sequences.n_features != encoder.input_size:
         raise ValueError(f"X has {sequences.n_features} features; expected {encoder.input_size}")
+    times = None
+    if delta_t is not None:
+        encoder.check_takes_time()
+        times = as_times(delta_t, sequences, lengths)
     longest = int(sequences.lengths.max()) - 1
     if longest < 1:
         raise ValueError("gradient_flow needs a sequence of at least two time steps; X has none")
     tails = np.minimum(sequences.lengths - 1, longest if max_lag is None else as_size(max_lag, "max_lag"))
     order = np.argsort(-tails, kind="stable")
     copy = encoder.without_noise("float64")
-    final, tapes = _forward(copy, sequences, order, tails[order])
+    final, tapes = _forward(copy, sequences, times, order, tails[order])
     dtop = _loss_gradient(network, final[0][-1], y, loss, order)
     norms = _norms_by_lag(copy, tapes, dtop, len(order))
     counts = (tails[order][:, None] >= np.arange(len(norms))).sum(axis=0)
@@ -149,7 +156,7 @@ def gradient_flow(
         layer_norms=means[:, 0, :-1],
         layer_cell_norms=means[:, 1, :-1] if has_c else None,
         n_sequences=counts,
-        gate_saturation=_gate_saturation(copy, sequences),
+        gate_saturation=_gate_saturation(copy, sequences, times),
         spectral_radius=_spectral_radius(copy),
     )
 
@@ -172,7 +179,7 @@ def _parts(given: Any, y: Any) -> tuple[Any, SequenceNetwork | None]:
 
 
 def _forward(
-    layer: Any, sequences: Sequences, order: Array, tails: Array
+    layer: Any, sequences: Sequences, times: Sequences | None, order: Array, tails: Array
 ) -> tuple[tuple[Array, ...], list[Any]]:
     """Final states, and tapes of the last steps: item k holds the step after the state of lag k + 1.
 
@@ -181,13 +188,14 @@ def _forward(
     """
     ends = sequences.offsets[1:][order]
     firsts = sequences.offsets[:-1][order]
-    _, states = layer.run(sequences.values, firsts, ends - firsts - tails, want_y=False)
+    decay = None if times is None else layer.time_weights(times.values[:, 0])
+    _, states = layer.run(sequences.values, firsts, ends - firsts - tails, want_y=False, decay=decay)
     tapes: list[Any] = []
     for lag in range(int(tails[0]), 0, -1):
         n = int(np.count_nonzero(tails >= lag))
         before = tuple(np.ascontiguousarray(state[:, :n]) for state in states)
         _, after, tape = layer.run_training(
-            sequences.values, ends[:n] - lag, np.ones(n, np.int64), want_y=False, state=before
+            sequences.values, ends[:n] - lag, np.ones(n, np.int64), want_y=False, state=before, decay=decay
         )
         for state, value in zip(states, after, strict=True):
             state[:, :n] = value
@@ -236,8 +244,11 @@ def _norm_sums(dstates: list[Array]) -> Array:
     return np.asarray(np.sqrt(squares).sum(axis=2))
 
 
-def _gate_saturation(layer: Any, sequences: Sequences) -> dict[str, tuple[float, float]]:
-    gates = layer.return_all(sequences.to_padded(), lengths=sequences.lengths)["gates"]
+def _gate_saturation(
+    layer: Any, sequences: Sequences, times: Sequences | None
+) -> dict[str, tuple[float, float]]:
+    delta_t = None if times is None else times.to_padded()[:, :, 0]
+    gates = layer.return_all(sequences.to_padded(), lengths=sequences.lengths, delta_t=delta_t)["gates"]
     real = np.arange(int(sequences.lengths.max())) < sequences.lengths[:, None]
     found = {}
     for name, value in gates.items():

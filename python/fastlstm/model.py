@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from fastlstm._metadata import decode_json
 from fastlstm._version import __version__
 from fastlstm.decision import Decision
+from fastlstm.inputs import Normalization, Preparation
+from fastlstm.missing import MissingValues
 from fastlstm.network import SequenceNetwork
-from fastlstm.sequences import Sequences, as_sequences
 from fastlstm.serialization import (
     FORMAT_VERSION,
     ModelFormatError,
@@ -28,75 +29,47 @@ from fastlstm.serialization import (
     read_safetensors,
     save_model,
 )
-from fastlstm.streaming import Stream
+from fastlstm.streaming import Stream, check_step_times
 
 __all__ = ["Model", "Normalization", "load", "save_model"]
 
 
-class Normalization:
-    """Standardisation ``(x - mean) / scale`` of each feature, computed in float64.
-
-    Parameters
-    ----------
-    mean, scale : array-like of shape (n_features,)
-        Finite; the scale is above zero.
-
-    Examples
-    --------
-    >>> sequences = as_sequences([[0.0, 2.0], [4.0]], dtype=np.float64)
-    >>> Normalization.of(sequences).apply(sequences).values.ravel().round(3).tolist()
-    [-1.225, 0.0, 1.225]
-    """
-
-    def __init__(self, mean: ArrayLike, scale: ArrayLike) -> None:
-        self.mean = np.asarray(mean, dtype=np.float64)
-        self.scale = np.asarray(scale, dtype=np.float64)
-        if self.mean.ndim != 1 or self.mean.shape != self.scale.shape:
-            raise ValueError(
-                "the normalization needs a mean and a scale of shape (n_features,), "
-                f"got {self.mean.shape} and {self.scale.shape}"
-            )
-        if not (np.isfinite(self.mean).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
-            raise ValueError("the normalization needs finite means and finite scales above zero")
-
-    @classmethod
-    def of(cls, sequences: Sequences) -> Normalization:
-        """Mean and standard deviation over all time steps; a constant feature gets the scale 1."""
-        values = sequences.values.astype(np.float64, copy=False)
-        mean, scale = values.mean(axis=0), values.std(axis=0)
-        constant = scale <= 10 * np.finfo(np.float64).eps * np.abs(mean)
-        return cls(mean, np.where(constant, 1.0, scale))
-
-    def apply(self, sequences: Sequences) -> Sequences:
-        """New sequences, float64, of the same lengths."""
-        return Sequences((sequences.values - self.mean) / self.scale, sequences.offsets)
-
-
-class NormalizedStream(Stream):
-    """A stream that standardises each time step before the network sees it."""
+class PreparedStream(Stream):
+    """A stream that prepares each time step, as whole sequences are, before the network sees it."""
 
     def __init__(
         self,
-        network: SequenceNetwork,
+        preparation: Preparation,
         decide: Callable[[NDArray[Any]], NDArray[Any]],
         n_streams: int,
-        normalization: Normalization,
     ) -> None:
+        network, missing = preparation.network, preparation.missing
         super().__init__(network, decide, n_streams)
-        self._normalization = normalization
-        self._exact = np.empty((self.n_streams, len(normalization.mean)), dtype=np.float64)
-        self._rounded = self._exact.astype(network.dtype)
+        self._normalization = preparation.normalization
+        self._missing = None if missing is None else missing.stream(self.n_streams)
+        self._exact = np.empty((self.n_streams, preparation.n_features), dtype=np.float64)
+        self._rounded = np.empty((self.n_streams, network.encoder.input_size), dtype=network.dtype)
 
-    def raw_step(self, x_t: Any) -> NDArray[Any]:
+    @property
+    def _memory(self) -> tuple[NDArray[Any], ...]:
+        return super()._memory + (() if self._missing is None else self._missing.memory)
+
+    def raw_step(self, x_t: Any, delta_t: Any = None) -> NDArray[Any]:
         """As `Stream.raw_step`, for a time step in the units of the training data."""
         x_t = np.asarray(x_t)
         if x_t.shape != self._exact.shape or x_t.dtype.kind not in "fiub":
             raise ValueError(
                 f"x_t must be numbers of shape {self._exact.shape}, got {x_t.dtype} of shape {x_t.shape}"
             )
-        np.subtract(x_t, self._normalization.mean, out=self._exact)
-        np.divide(self._exact, self._normalization.scale, out=self._rounded, casting="same_kind")
-        return super().raw_step(self._rounded)
+        times = None if delta_t is None else check_step_times(delta_t, self.n_streams)
+        self._exact[...] = x_t
+        inputs = self._exact if self._missing is None else self._missing.step(self._exact, times)
+        if self._normalization is not None:
+            np.subtract(inputs, self._normalization.mean, out=inputs)
+            np.divide(inputs, self._normalization.scale, out=inputs)
+        np.copyto(self._rounded, inputs, casting="same_kind")
+        unused = self._missing is not None and not self.network.takes_time
+        return super().raw_step(self._rounded, None if unused else times)
 
 
 class Model:
@@ -111,7 +84,9 @@ class Model:
     decision : Decision
         How raw outputs become predictions.
     normalization : Normalization, optional
-        Applied to the input before the network.
+        Applied to the input (to what `missing` makes of it) before the network.
+    missing : MissingValues, optional
+        For models that read NaN as not observed.
     extra : mapping, optional
         Further facts about the model (plain data), stored with it and shown by `info`.
 
@@ -129,22 +104,20 @@ class Model:
         decision: Decision,
         *,
         normalization: Normalization | None = None,
+        missing: MissingValues | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network
         self.decision = decision
         self.normalization = normalization
         self.extra = dict(extra or {})
-        self.n_features_in_ = int(network.encoder.input_size)
+        self.missing = missing
         if network.n_outputs != decision.n_outputs:
             raise ValueError(
                 f"the network has {network.n_outputs} outputs and the decision needs {decision.n_outputs}"
             )
-        if normalization is not None and len(normalization.mean) != self.n_features_in_:
-            raise ValueError(
-                f"the normalization has {len(normalization.mean)} features"
-                f" and the network {self.n_features_in_}"
-            )
+        self._preparation = Preparation(network, missing, normalization)
+        self.n_features_in_ = self._preparation.n_features
 
     def __repr__(self) -> str:
         return f"Model({self.kind}, {self.n_features_in_} features, {self.network.n_outputs} outputs)"
@@ -161,7 +134,7 @@ class Model:
             raise AttributeError("a regressor has no classes_")
         return self.decision.classes
 
-    def predict(self, X: Any, lengths: ArrayLike | None = None) -> NDArray[Any]:
+    def predict(self, X: Any, lengths: ArrayLike | None = None, *, delta_t: Any = None) -> NDArray[Any]:
         """Labels or values, as the estimator's `predict`.
 
         Parameters
@@ -170,6 +143,9 @@ class Model:
             Array (n, T, F) or (n, T), or a list of (T_i, F) or (T_i,) arrays.
         lengths : array-like of int, shape (n,), optional
             Real lengths of a padded array.
+        delta_t : sequences of times, optional
+            Time since the step before, one number per step: array (n, T) or list of (T_i,) arrays. None: no
+            time passes (with missing values: steps are counted).
 
         Returns
         -------
@@ -178,32 +154,31 @@ class Model:
         Raises
         ------
         ValueError
-            If X has another number of features, is not finite, or is empty.
+            If X has another number of features, is not finite, or is empty; if `delta_t` does not fit X, or the
+            model does not use it.
         """
-        return self.decision.predict(self.raw_outputs(X, lengths))
+        return self.decision.predict(self.raw_outputs(X, lengths, delta_t=delta_t))
 
     @property
     def predict_proba(self) -> Callable[..., NDArray[np.float64]]:
-        """``predict_proba(X, lengths=None)``: probabilities of shape (n, n_classes). Classifiers only."""
+        """``predict_proba(X, lengths=None, *, delta_t=None)``: shape (n, n_classes). Classifiers only."""
         if not self.decision.is_classifier:
             raise AttributeError("a regressor has no predict_proba")
         return self._predict_proba
 
-    def _predict_proba(self, X: Any, lengths: ArrayLike | None = None) -> NDArray[np.float64]:
-        return self.decision.predict_proba(self.raw_outputs(X, lengths))
+    def _predict_proba(
+        self, X: Any, lengths: ArrayLike | None = None, *, delta_t: Any = None
+    ) -> NDArray[np.float64]:
+        return self.decision.predict_proba(self.raw_outputs(X, lengths, delta_t=delta_t))
 
-    def raw_outputs(self, X: Any, lengths: ArrayLike | None = None) -> NDArray[Any]:
+    def raw_outputs(self, X: Any, lengths: ArrayLike | None = None, *, delta_t: Any = None) -> NDArray[Any]:
         """Outputs of the network, shape (n, n_outputs), in its dtype."""
-        dtype = self.network.dtype
-        read_as = dtype if self.normalization is None else np.float64
-        sequences = as_sequences(X, lengths, dtype=read_as)
+        sequences, times = self._preparation.read(X, lengths, delta_t)
         if sequences.n_features != self.n_features_in_:
             raise ValueError(
                 f"X has {sequences.n_features} features, but the model was trained with {self.n_features_in_}"
             )
-        if self.normalization is not None:
-            sequences = as_sequences(self.normalization.apply(sequences), dtype=dtype, name="standardised X")
-        return self.network.predict(sequences)
+        return self.network.predict(self._preparation.apply(sequences, times))
 
     def stream(self, n_streams: int = 1) -> Stream:
         """Serve one time step at a time.
@@ -216,12 +191,12 @@ class Model:
         Returns
         -------
         fastlstm.streaming.Stream
-            ``step(x_t)`` with x_t of shape (n_streams, n_features) gives what `predict` would give for
+            ``step(x_t, delta_t=None)`` with x_t of shape (n_streams, n_features) gives what `predict` would give for
             the sequences so far.
         """
-        if self.normalization is None:
+        if self.normalization is None and self.missing is None:
             return Stream(self.network, self.decision.predict, n_streams)
-        return NormalizedStream(self.network, self.decision.predict, n_streams, self.normalization)
+        return PreparedStream(self._preparation, self.decision.predict, n_streams)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -233,6 +208,7 @@ class Model:
         facts["n_parameters"] = self.network.n_parameters
         facts["dtype"] = str(self.network.dtype)
         facts["normalized"] = self.normalization is not None
+        facts["missing"] = "error" if self.missing is None else "observe"
         facts["network"] = self.network.get_config()
         return facts | {key: value for key, value in self.extra.items() if key not in facts}
 
@@ -240,7 +216,11 @@ class Model:
         """Write the model to a safetensors file that `fastlstm.load` reads."""
         pair = None if self.normalization is None else (self.normalization.mean, self.normalization.scale)
         head_info = {**self.extra, **self.decision.to_dict()}
-        save_model(path, self.network.get_config(), self.network.parameters, head_info, normalization=pair)
+        fill = None if self.missing is None else self.missing.fill
+        network = self.network
+        save_model(
+            path, network.get_config(), network.parameters, head_info, normalization=pair, missing=fill
+        )
 
 
 def load(path: PathLike, *, allow_nonfinite: bool = False) -> Model:
@@ -280,10 +260,12 @@ def load(path: PathLike, *, allow_nonfinite: bool = False) -> Model:
         decision = Decision.from_dict(head_info)
         extra = {key: value for key, value in head_info.items() if key not in decision.to_dict()}
         normalization = _below("normalization.", tensors)
+        missing = _below("missing.", tensors)
         return Model(
             network,
             decision,
             normalization=Normalization(**normalization) if normalization else None,
+            missing=MissingValues(**missing) if missing else None,
             extra={**extra, "fastlstm_version": metadata.get("fastlstm_version")},
         )
 
@@ -355,9 +337,7 @@ def _check_sizes(config: Mapping[str, Any], weights: Tensors) -> None:
     )
     for layer in range(sizes["num_layers"]):
         name = f"encoder.weight_hh_l{layer}"
-        _expect(
-            weights, name, lambda rows, columns: columns == recurrent_size and rows % hidden_size == 0 < rows
-        )
+        _expect(weights, name, lambda rows, columns: columns == recurrent_size and rows >= hidden_size)
         if encoder.get("proj_size"):
             name = f"encoder.weight_hr_l{layer}"
             _expect(weights, name, lambda rows, columns: rows >= recurrent_size and columns == hidden_size)

@@ -291,8 +291,9 @@ class SequenceNetwork:
         `targets` and `weights` have one row per sequence of the minibatch. Nothing is checked.
         """
         want_y = self.pooling != "last"
+        values, starts, weights_of_time = self._apart(values, starts, lengths)
         y, state, self._tape = self.encoder.run_training(
-            values, starts, lengths, want_y=want_y, state=None, tape=self._tape, rng_key=rng_key
+            values, starts, lengths, want_y=want_y, tape=self._tape, rng_key=rng_key, **weights_of_time
         )
         features = self._pool(y, state, lengths)
         mask = self._head_mask(features.shape, rng_key) if self.head_dropout else None
@@ -339,17 +340,75 @@ class SequenceNetwork:
         for rows in self._inference_batches(np.diff(offsets)):
             starts = offsets[rows]
             lengths = offsets[rows + 1] - starts
-            y, state = self.encoder.run(values, starts, lengths, want_y=self.pooling != "last")
+            rows_of_x, starts, weights_of_time = self._apart(values, starts, lengths)
+            y, state = self.encoder.run(
+                rows_of_x, starts, lengths, want_y=self.pooling != "last", **weights_of_time
+            )
             outputs[rows] = self.head.forward(self._pool(y, state, lengths))
         return outputs
 
     def check_sequences(self, seqs: Sequences, name: str = "X") -> None:
         """Raise ValueError if `seqs` have another number of features than the encoder takes."""
-        if seqs.n_features != self.encoder.input_size:
+        timed = self.takes_time and seqs.n_features == self.encoder.input_size + 1
+        if seqs.n_features != self.encoder.input_size and not timed:
             raise ValueError(
                 f"{name} has {seqs.n_features} features per time step, but the network was built for "
                 f"{self.encoder.input_size}"
             )
+
+    # ------------------------------------------------------------------ elapsed times
+
+    @property
+    def takes_time(self) -> bool:
+        """Whether the encoder's cell has a use for elapsed times."""
+        return bool(getattr(self.encoder, "takes_time", False))
+
+    def with_times(self, seqs: Sequences, times: Sequences | None) -> Sequences:
+        """Sequences with one column more, the weights g(delta_t) of their elapsed times, for a network that takes them.
+
+        The column goes wherever the sequences go, so that shuffling, batching and checkpoints know nothing of
+        times; minibatches are taken apart again before the encoder sees them.
+
+        Parameters
+        ----------
+        seqs : Sequences of `input_size` features
+        times : Sequences of one feature, or None
+            Elapsed times, as :func:`fastlstm.sequences.as_times` returns them. None: no time passes.
+
+        Returns
+        -------
+        Sequences
+            `seqs` itself without times.
+
+        Raises
+        ------
+        ValueError
+            If the cell takes no times, or the weight of a time overflows.
+        """
+        if times is None:
+            return seqs
+        self.encoder.check_takes_time()
+        with np.errstate(over="ignore"):
+            weights = self.encoder.time_weights(times.values)
+        if not np.isfinite(weights).all():
+            sequence, step = times.place(int(np.argmin(np.isfinite(weights[:, 0]))))
+            raise ValueError(
+                f"delta_t at sequence {sequence}, time step {step} is too close to 0 for "
+                f"time_decay={self.encoder.time_decay!r} in {self.dtype}: its weight 1 / delta_t overflows"
+            )
+        values = np.concatenate((seqs.values.astype(self.dtype, copy=False), weights), axis=1)
+        return type(seqs)(values, seqs.offsets)
+
+    def _apart(self, values: Array, starts: Array, lengths: Array) -> tuple[Array, Array, dict[str, Array]]:
+        """Rows and starts for the encoder, and its weights of time by keyword, if `values` have that column."""
+        width = self.encoder.input_size
+        if values.shape[1] == width:
+            return values, starts, {}
+        firsts = np.cumsum(lengths) - lengths
+        rows = np.arange(int(lengths.sum())) + np.repeat(starts - firsts, lengths)
+        taken = values[rows]
+        decay = np.ascontiguousarray(taken[:, width])
+        return np.ascontiguousarray(taken[:, :width]), firsts, {"decay": decay}
 
     def _inference_batches(self, lengths: Array) -> Iterator[Array]:
         """Index arrays that cover all sequences, the longest first, each of bounded memory."""

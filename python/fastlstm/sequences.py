@@ -14,7 +14,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["Sequences", "as_sequences"]
+__all__ = ["Sequences", "as_sequences", "as_times"]
 
 
 class Sequences:
@@ -89,6 +89,11 @@ class Sequences:
         """dtype of the values."""
         return self._values.dtype
 
+    def place(self, row: int) -> tuple[int, int]:
+        """Sequence and time step of a row of :attr:`values`."""
+        sequence = int(np.searchsorted(self._offsets, row, side="right")) - 1
+        return sequence, row - int(self._offsets[sequence])
+
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
@@ -162,7 +167,12 @@ def _rows(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.i
 
 
 def as_sequences(
-    X: Any, lengths: ArrayLike | None = None, *, dtype: DTypeLike = np.float32, name: str = "X"
+    X: Any,
+    lengths: ArrayLike | None = None,
+    *,
+    dtype: DTypeLike = np.float32,
+    name: str = "X",
+    allow_nan: bool = False,
 ) -> Sequences:
     """Check a batch of sequences and store it without padding.
 
@@ -178,6 +188,8 @@ def as_sequences(
         dtype of the result.
     name : str, default="X"
         Name of the argument in error messages.
+    allow_nan : bool, default=False
+        Whether NaN may stand for a value that was not observed.
 
     Returns
     -------
@@ -201,26 +213,89 @@ def as_sequences(
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be float32 or float64, got {dtype}")
     if isinstance(X, Sequences):
-        return _from_sequences(X, lengths, dtype, name)
+        return _from_sequences(X, lengths, dtype, name, allow_nan)
     if isinstance(X, (list, tuple)):
-        return _from_list(X, lengths, dtype, name)
+        return _from_list(X, lengths, dtype, name, allow_nan)
     array = _plain_array(X, name)
     if _holds_sequences(array):
-        return _from_list(array.tolist(), lengths, dtype, name)
-    return _from_array(array, lengths, dtype, name)
+        return _from_list(array.tolist(), lengths, dtype, name, allow_nan)
+    return _from_array(array, lengths, dtype, name, allow_nan)
 
 
-def _from_sequences(X: Sequences, lengths: ArrayLike | None, dtype: np.dtype[Any], name: str) -> Sequences:
+def as_times(
+    delta_t: Any, seqs: Sequences, lengths: ArrayLike | None = None, *, name: str = "delta_t", of: str = "X"
+) -> Sequences:
+    """Check the elapsed times of sequences: one number for each of their time steps.
+
+    Parameters
+    ----------
+    delta_t : array-like or list of array-likes
+        Time since the step before, at least 0, in a container as :func:`as_sequences` takes: an array (n, T),
+        a list of arrays (T_i,), or `Sequences` of one feature.
+    seqs : Sequences
+        The sequences that the times belong to.
+    lengths : array-like of int, shape (n,), optional
+        Real lengths of padded times.
+    name, of : str
+        Names of the times and of the sequences in error messages.
+
+    Returns
+    -------
+    Sequences
+        Of one feature, float64, of the lengths of `seqs`.
+
+    Raises
+    ------
+    TypeError
+        For objects that are not numbers.
+    ValueError
+        If numbers or lengths do not fit `seqs`, or a time is negative, NaN or infinite.
+
+    Examples
+    --------
+    >>> X = as_sequences([[1.0, 2.0], [3.0]])
+    >>> as_times([[0.0, 0.5], [0.0]], X).values.ravel().tolist()
+    [0.0, 0.5, 0.0]
+    """
+    times = as_sequences(
+        delta_t, None if isinstance(delta_t, Sequences) else lengths, dtype=np.float64, name=name
+    )
+    if times.n_features != 1:
+        raise ValueError(f"{name} has {times.n_features} numbers per time step; expected one")
+    if len(times) != len(seqs):
+        raise ValueError(f"{name} has {len(times)} sequences of times, but {of} has {len(seqs)} sequences")
+    wrong = np.flatnonzero(times.lengths != seqs.lengths)
+    if wrong.size:
+        i = int(wrong[0])
+        raise ValueError(
+            f"{name} has {times.lengths[i]} times at sequence {i}, but sequence {i} of {of} has "
+            f"{seqs.lengths[i]} time steps: expected one time per step"
+        )
+    if (times.values < 0.0).any():
+        row = int(np.argmax(times.values[:, 0] < 0.0))
+        sequence, step = times.place(row)
+        raise ValueError(
+            f"{name} is {times.values[row, 0]} at sequence {sequence}, time step {step}: "
+            "times must be at least 0"
+        )
+    return times
+
+
+def _from_sequences(
+    X: Sequences, lengths: ArrayLike | None, dtype: np.dtype[Any], name: str, allow_nan: bool
+) -> Sequences:
     if lengths is not None:
         raise ValueError(f"{name} is a Sequences, which knows its lengths: leave lengths out")
     if len(X) == 0:
         raise ValueError(f"{name} holds no sequences (0 samples) while a minimum of 1 is required")
     if X.dtype.kind not in "fiub":
         raise ValueError(f"{name} must hold real numbers, got dtype {X.dtype}")
-    return _checked(X.values, X.offsets, dtype, name)
+    return _checked(X.values, X.offsets, dtype, name, allow_nan)
 
 
-def _from_array(array: NDArray[Any], lengths: ArrayLike | None, dtype: np.dtype[Any], name: str) -> Sequences:
+def _from_array(
+    array: NDArray[Any], lengths: ArrayLike | None, dtype: np.dtype[Any], name: str, allow_nan: bool
+) -> Sequences:
     """Sequences of an array (n, T, F) or (n, T)."""
     if array.ndim not in (2, 3):
         raise ValueError(_dimension_message(array, name))
@@ -233,10 +308,12 @@ def _from_array(array: NDArray[Any], lengths: ArrayLike | None, dtype: np.dtype[
         real = _check_lengths(lengths, n, np.full(n, steps), name)
         offsets = _offsets(real)
         flat = array[np.arange(steps) < real[:, None]].reshape(offsets[-1], -1)
-    return _checked(flat, offsets, dtype, name)
+    return _checked(flat, offsets, dtype, name, allow_nan)
 
 
-def _from_list(items: Sequence[Any], lengths: ArrayLike | None, dtype: np.dtype[Any], name: str) -> Sequences:
+def _from_list(
+    items: Sequence[Any], lengths: ArrayLike | None, dtype: np.dtype[Any], name: str, allow_nan: bool
+) -> Sequences:
     """Sequences of a list of arrays (T_i, F) or (T_i,)."""
     if not items:
         raise ValueError(f"{name} holds no sequences (0 samples) while a minimum of 1 is required")
@@ -253,19 +330,21 @@ def _from_list(items: Sequence[Any], lengths: ArrayLike | None, dtype: np.dtype[
     arrays = [_real(array, f"{name}[{i}]") for i, array in enumerate(arrays)]
     with np.errstate(over="ignore", invalid="ignore"):
         np.concatenate(arrays, out=target, casting="unsafe")
-    if not _all_finite(values):
+    if not _all_finite(values, allow_nan):
         given = np.concatenate(arrays).reshape(values.shape)
-        raise ValueError(_nonfinite_message(given, offsets, dtype, name))
+        raise ValueError(_nonfinite_message(given, offsets, dtype, name, allow_nan))
     return Sequences._make(values, offsets)
 
 
-def _checked(flat: NDArray[Any], offsets: NDArray[np.int64], dtype: np.dtype[Any], name: str) -> Sequences:
-    """Sequences of the rows `flat` (rows, F) in `dtype`, all finite; copies only if it must."""
+def _checked(
+    flat: NDArray[Any], offsets: NDArray[np.int64], dtype: np.dtype[Any], name: str, allow_nan: bool
+) -> Sequences:
+    """Sequences of the rows `flat` (rows, F) in `dtype`, all finite or NaN if allowed; copies only if it must."""
     real = _real(flat, name)
     with np.errstate(over="ignore", invalid="ignore"):
         values = np.require(real, dtype, ["C_CONTIGUOUS", "ALIGNED"])
-    if not _all_finite(values):
-        raise ValueError(_nonfinite_message(real, offsets, dtype, name))
+    if not _all_finite(values, allow_nan):
+        raise ValueError(_nonfinite_message(real, offsets, dtype, name, allow_nan))
     return Sequences._make(values, offsets)
 
 
@@ -379,20 +458,23 @@ def _check_lengths(lengths: ArrayLike, n: int, available: NDArray[np.int64], nam
     return real.astype(np.int64)
 
 
-def _all_finite(values: NDArray[Any]) -> bool:
-    """Whether all values are finite; one pass without a temporary array in the common case."""
+def _all_finite(values: NDArray[Any], allow_nan: bool = False) -> bool:
+    """Whether all values are finite, NaN aside if allowed; one pass without a temporary array in the common case."""
     with np.errstate(over="ignore", invalid="ignore"):
         total = values.sum()
-    return bool(np.isfinite(total)) or bool(np.isfinite(values).all())
+    if np.isfinite(total):
+        return True
+    return not bool(np.isinf(values).any() if allow_nan else not np.isfinite(values).all())
 
 
 def _nonfinite_message(
-    values: NDArray[Any], offsets: NDArray[np.int64], dtype: np.dtype[Any], name: str
+    values: NDArray[Any], offsets: NDArray[np.int64], dtype: np.dtype[Any], name: str, allow_nan: bool
 ) -> str:
     """Sentence about the first value of `values` (rows, F), as given, that is not finite in `dtype`."""
     with np.errstate(over="ignore", invalid="ignore"):
         converted = np.asarray(values, dtype=dtype)
-    row, feature = (int(i) for i in np.argwhere(~np.isfinite(converted))[0])
+    wrong = np.isinf(converted) if allow_nan else ~np.isfinite(converted)
+    row, feature = (int(i) for i in np.argwhere(wrong)[0])
     sequence = int(np.searchsorted(offsets, row, side="right")) - 1
     where = f"sequence {sequence}, time step {row - offsets[sequence]}, feature {feature}"
     value = float(values[row, feature])

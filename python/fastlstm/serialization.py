@@ -372,6 +372,7 @@ def save_model(
     head_info: Mapping[str, Any],
     *,
     normalization: tuple[Any, Any] | None = None,
+    missing: Any = None,
 ) -> None:
     """Write one fitted model: a safetensors file with the configuration in its metadata.
 
@@ -388,11 +389,15 @@ def save_model(
         None, lists, dicts, and numpy arrays of labels (str, int, bool, float), which keep their dtype.
     normalization : (mean, scale), optional
         Two arrays of shape (n_features,): the network gets ``(x - mean) / scale``.
+    missing : array of shape (n_features,), optional
+        `fill` of :class:`fastlstm.missing.MissingValues`, for models that read NaN as not observed.
     """
     tensors = {f"network.{name}": value for name, value in parameters.items()}
     if normalization is not None:
         mean, scale = (np.asarray(part, dtype=np.float64) for part in normalization)
         tensors["normalization.mean"], tensors["normalization.scale"] = mean, scale
+    if missing is not None:
+        tensors["missing.fill"] = np.asarray(missing, dtype=np.float64)
     metadata = {
         "format": "fastlstm",
         "format_version": str(FORMAT_VERSION),

@@ -20,6 +20,29 @@ _HEADER = struct.Struct(
 )  # magic, version, bytes of an element, layers, streams, units, states, extra
 
 
+def check_step_times(delta_t: Any, n_streams: int) -> np.ndarray:
+    """Elapsed times of one step as float64 (n_streams,), from a number or one number for each stream.
+
+    Raises
+    ------
+    ValueError
+        For another shape, and for times that are negative, NaN or infinite.
+    TypeError
+        If they are not numbers.
+    """
+    times = np.asarray(delta_t)
+    if times.dtype.kind not in "fiub":
+        raise TypeError(f"delta_t must hold real numbers, got dtype {times.dtype}")
+    if times.shape not in ((), (n_streams,)):
+        raise ValueError(f"delta_t has shape {times.shape}; expected a number or shape ({n_streams},)")
+    times = np.broadcast_to(times.astype(np.float64), (n_streams,))
+    wrong = np.flatnonzero(~((times >= 0.0) & (times < np.inf)))
+    if wrong.size:
+        value = times[wrong[0]]
+        raise ValueError(f"delta_t of stream {wrong[0]} is {value}; times must be finite and at least 0")
+    return times
+
+
 class LayerStream:
     """States of `n_streams` independent sequences running through one unidirectional layer.
 
@@ -58,7 +81,7 @@ class LayerStream:
         self.reset()
         self._out = np.zeros((self.n_streams, layer.output_size), layer.dtype)
 
-    def step(self, x_t: Any, out: np.ndarray | None = None) -> np.ndarray:
+    def step(self, x_t: Any, out: np.ndarray | None = None, *, delta_t: Any = None) -> np.ndarray:
         """Advance every stream by one time step.
 
         Parameters
@@ -67,6 +90,8 @@ class LayerStream:
             The layer's dtype and C order cost no conversion.
         out : ndarray of shape (n_streams, output_size), default=None
             Where to write; None: an array that the next step overwrites.
+        delta_t : float or array of shape (n_streams,), default=None
+            Time since the step before, at least 0, for the cell "tlstm"; None: no time passes.
 
         Returns
         -------
@@ -75,6 +100,11 @@ class LayerStream:
         """
         if out is None:
             out = self._out
+        if delta_t is not None:
+            self.layer.check_takes_time()
+            times = check_step_times(delta_t, self.n_streams)
+            self._core.step_decay(self._converted(x_t), self.layer.time_weights(times), out)
+            return out
         try:
             self._step(x_t, out)
         except (ValueError, TypeError):
@@ -172,13 +202,30 @@ class Stream:
         shape = (self.n_streams, network.encoder.output_size)
         self._pooled = np.zeros(shape, np.float64 if network.pooling == "mean" else network.encoder.dtype)
 
-    def step(self, x_t: Any) -> np.ndarray:
-        """Advance by one time step, x_t (n_streams, n_features), and predict for the sequences so far."""
-        return self.decide(self.raw_step(x_t))
+    def step(self, x_t: Any, delta_t: Any = None) -> np.ndarray:
+        """Advance by one time step and predict for the sequences so far.
 
-    def raw_step(self, x_t: Any) -> np.ndarray:
+        Parameters
+        ----------
+        x_t : array of shape (n_streams, n_features)
+        delta_t : float or array of shape (n_streams,), default=None
+            Time since the step before, where `predict` takes times; None: no time passes.
+
+        Returns
+        -------
+        ndarray
+            What `predict` gives, one row per stream.
+
+        Raises
+        ------
+        ValueError
+            For another shape, for a time that is negative or not finite, and for times that the model cannot use.
+        """
+        return self.decide(self.raw_step(x_t, delta_t))
+
+    def raw_step(self, x_t: Any, delta_t: Any = None) -> np.ndarray:
         """As :meth:`step`, the network's outputs (n_streams, n_outputs) without the decision."""
-        h = self.layer_stream.step(x_t)
+        h = self.layer_stream.step(x_t, delta_t=delta_t)
         return self.network.head.forward(self._pool(h))
 
     def _pool(self, h: np.ndarray) -> np.ndarray:
@@ -198,22 +245,28 @@ class Stream:
         """Copy of the recurrent states, each (num_layers, n_streams, hidden_size)."""
         return self.layer_stream.state
 
+    @property
+    def _memory(self) -> tuple[np.ndarray, ...]:
+        """Arrays (n_streams, ...) that the next steps depend on, beside the recurrent states; zero at the start."""
+        return (self._steps, self._pooled)
+
     def reset(self, which: int | None = None) -> None:
         """Start one stream, or all of them, anew."""
         self.layer_stream.reset(which)
         rows = slice(None) if which is None else which
-        self._steps[rows] = 0
-        self._pooled[rows] = 0
+        for array in self._memory:
+            array[rows] = 0
 
     def snapshot(self) -> bytes:
         """Everything that the next steps depend on, as bytes."""
-        tail = self._steps.tobytes() + self._pooled.tobytes()
+        tail = b"".join(array.tobytes() for array in self._memory)
         states = b"".join(array.tobytes() for array in self.state)
         return self.layer_stream._header(len(tail)) + states + tail
 
     def restore(self, blob: bytes) -> None:
         """Continue from :meth:`snapshot` of a stream of the same model and size; ValueError otherwise."""
-        tail = self.layer_stream._restore(blob, self._steps.nbytes + self._pooled.nbytes)
-        self._steps[...] = np.frombuffer(tail, np.int64, self.n_streams)
-        pooled = np.frombuffer(tail, self._pooled.dtype, self._pooled.size, self._steps.nbytes)
-        self._pooled[...] = pooled.reshape(self._pooled.shape)
+        tail = self.layer_stream._restore(blob, sum(array.nbytes for array in self._memory))
+        at = 0
+        for array in self._memory:
+            array[...] = np.frombuffer(tail, array.dtype, array.size, at).reshape(array.shape)
+            at += array.nbytes

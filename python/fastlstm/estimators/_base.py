@@ -39,13 +39,15 @@ from fastlstm.estimators._params import (
     Rule,
     check_parameters,
 )
+from fastlstm.inputs import Normalization, Preparation, fit_missing, read
 from fastlstm.layers import LSTM
 from fastlstm.layers.recurrent import CELLS
 from fastlstm.losses import Loss
+from fastlstm.missing import MissingValues
 from fastlstm.network import POOLINGS, SequenceNetwork
 from fastlstm.optimizers import Optimizer, get_optimizer
 from fastlstm.schedules import Schedule, get_schedule
-from fastlstm.sequences import Sequences, as_sequences
+from fastlstm.sequences import Sequences
 from fastlstm.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -57,12 +59,15 @@ _ARCHITECTURE = (
     "hidden_size",
     "num_layers",
     "cell",
+    "cell_activation",
+    "time_decay",
     "bidirectional",
     "dropout",
     "recurrent_dropout",
     "weight_dropout",
     "weight_noise",
     "pooling",
+    "missing",
     "precision",
 )
 _COUNT = Number(1, integer=True)
@@ -72,12 +77,15 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "hidden_size": (_COUNT,),
     "num_layers": (_COUNT,),
     "cell": (Choice(("lstm", *(cell for cell in CELLS if cell != "lstm"))),),
+    "cell_activation": (Choice(("tanh", "identity")),),
+    "time_decay": (Choice(("log", "inverse")),),
     "bidirectional": (Boolean(),),
     "dropout": (_SHARE,),
     "recurrent_dropout": (_SHARE,),
     "weight_dropout": (_SHARE,),
     "weight_noise": (Number(0.0),),
     "pooling": (Choice(POOLINGS),),
+    "missing": (Choice(("error", "observe")),),
     "solver": (
         Choice(("adam", "adamw", "nadam", "rmsprop", "sgd")),
         Instance((Optimizer,), "an Optimizer of fastlstm.optimizers"),
@@ -106,16 +114,22 @@ RULES: dict[str, tuple[Rule, ...]] = {
 
 
 class Encoded(NamedTuple):
-    """Training data as the network takes it: n sequences, their targets and weights."""
+    """Checked data: n sequences, their targets, their weights, and their elapsed times if there are any."""
 
     seqs: Sequences
     targets: NDArray[Any]
     weights: NDArray[np.float64] | None
+    times: Sequences | None = None
 
     def rows(self, index: NDArray[Any]) -> Encoded:
         """The rows of an index array."""
         weights = None if self.weights is None else self.weights[index]
-        return Encoded(self.seqs[index], self.targets[index], weights)
+        times = None if self.times is None else self.times[index]
+        return Encoded(self.seqs[index], self.targets[index], weights, times)
+
+    def prepared(self, preparation: Preparation) -> Encoded:
+        """The data as the network takes them."""
+        return Encoded(preparation.apply(self.seqs, self.times), self.targets, self.weights)
 
 
 class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
@@ -159,6 +173,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         sample_weight: ArrayLike | None,
         eval_set: Any = None,
         *,
+        delta_t: Any = None,
         incremental: bool = False,
         classes: Any = None,
     ) -> Any:
@@ -170,43 +185,81 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         fresh = not self.__sklearn_is_fitted__() or not (self.warm_start or incremental)
         if not fresh:
             self._check_architecture()
-        data, decision = self._encode(X, y, lengths, sample_weight, fresh, classes)
+        data, decision = self._encode(X, y, lengths, delta_t, sample_weight, fresh, classes)
         rng = random_generator(self.random_state) if fresh else self._rng
         train, validation = self._validation(data, eval_set, decision, rng, incremental)
         loss = self._loss(decision)
         self._check_features(X, data.seqs, lengths, reset=fresh)
         if fresh:
-            self._start(data.seqs.n_features, decision, rng)
+            self._start(train, decision, rng)
+        preparation = self._preparation
+        train = train.prepared(preparation)
+        validation = None if validation is None else validation.prepared(preparation)
         callbacks = [*(self.callbacks or ()), *self._scikit_learn_callbacks(X, y)]
         self._train(train, validation, loss, callbacks, incremental)
         return self
 
     def _encode(
-        self, X: Any, y: Any, lengths: Any, sample_weight: Any, fresh: bool, classes: Any
+        self,
+        X: Any,
+        y: Any,
+        lengths: Any,
+        delta_t: Any,
+        sample_weight: Any,
+        fresh: bool,
+        classes: Any,
     ) -> tuple[Encoded, Decision]:
         """Checked training data, without the rows of weight zero."""
-        seqs = as_sequences(X, lengths, dtype=self._dtype)
+        seqs, times = self._read(X, lengths, delta_t)
         y = self._check_y(y, "y")
         check_same_length(len(seqs), y, "y")
         weights = check_weights(sample_weight, len(seqs))
         if weights is not None and not weights.all():
             present = np.flatnonzero(weights)
             seqs, y, weights = seqs[present], y[present], weights[present]
+            times = None if times is None else times[present]
         targets, weights, decision = self._encode_fit(y, weights, None if fresh else self._decision, classes)
-        return Encoded(seqs, targets, weights), decision
+        return Encoded(seqs, targets, weights, times), decision
+
+    def _read(
+        self, X: Any, lengths: Any, delta_t: Any, name: str = "X", times_name: str = "delta_t"
+    ) -> tuple[Sequences, Sequences | None]:
+        """Checked sequences and elapsed times for training; missing values are told apart in float64."""
+        observe = self.missing == "observe"
+        dtype = np.dtype(np.float64 if observe else _DTYPES[self.precision])
+        takes_time = self.cell == "tlstm"
+        return read(
+            X,
+            lengths,
+            delta_t,
+            dtype=dtype,
+            cell=self.cell,
+            takes_time=takes_time,
+            observe=observe,
+            name=name,
+            times_name=times_name,
+        )
 
     @property
-    def _dtype(self) -> np.dtype[Any]:
-        return np.dtype(_DTYPES[self.precision])
+    def _preparation(self) -> Preparation:
+        return Preparation(self.network_, self._missing_values, self._normalization)
 
-    def _start(self, n_features: int, decision: Decision, rng: np.random.Generator) -> None:
+    def _start(self, train: Encoded, decision: Decision, rng: np.random.Generator) -> None:
         """New network and empty records."""
         self.__dict__.pop("history_", None)  # not fitted until the training has ended
+        n_inputs = train.seqs.n_features
+        self._missing_values: MissingValues | None = None
+        self._normalization: Normalization | None = None
+        if self.missing == "observe":
+            self._missing_values, self._normalization = fit_missing(train.seqs, train.times, train.weights)
+            n_inputs = self._missing_values.n_inputs
         encoder = LSTM(
-            n_features,
+            n_inputs,
             self.hidden_size,
             self.num_layers,
             cell=self.cell,
+            cell_activation=self.cell_activation,
+            time_decay=self.time_decay,
             bidirectional=self.bidirectional,
             dropout=self.dropout if self.num_layers > 1 else 0.0,
             recurrent_dropout=self.recurrent_dropout,
@@ -266,17 +319,19 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _encode_eval_set(self, eval_set: Any, n_features: int, decision: Decision) -> Encoded:
         if isinstance(eval_set, list) and len(eval_set) == 1:
             eval_set = eval_set[0]
-        if not isinstance(eval_set, tuple) or len(eval_set) != 2:
-            raise ValueError("eval_set must be a tuple (X, y); make X with as_sequences to give lengths")
-        X, y = eval_set
-        seqs = as_sequences(X, dtype=self._dtype, name="eval_set[0]")
+        if not isinstance(eval_set, tuple) or len(eval_set) not in (2, 3):
+            raise ValueError(
+                "eval_set must be a tuple (X, y) or (X, y, delta_t); make X with as_sequences to give lengths"
+            )
+        X, y, delta_t = eval_set if len(eval_set) == 3 else (*eval_set, None)
+        seqs, times = self._read(X, None, delta_t, "eval_set[0]", "eval_set[2]")
         if seqs.n_features != n_features:
             raise ValueError(
                 f"eval_set[0] has {seqs.n_features} features per time step, but X has {n_features}"
             )
         y = self._check_y(y, "eval_set[1]")
         check_same_length(len(seqs), y, "eval_set[1]")
-        return Encoded(seqs, self._encode_eval(y, decision, "eval_set[1]"), None)
+        return Encoded(seqs, self._encode_eval(y, decision, "eval_set[1]"), None, times)
 
     def _scikit_learn_callbacks(self, X: Any, y: Any) -> list[ScikitLearnCallbacks]:
         """Bridge to the callbacks that `set_callbacks`, or a meta-estimator, has set."""
@@ -297,15 +352,15 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         n_rows = len(data.seqs)
         self.network_.encoder.n_threads = n_threads(self.n_jobs)
         if self.shuffle and n_rows <= self.batch_size:
-            data = Encoded(*merge_equal_rows(*data))
+            data = Encoded(*merge_equal_rows(*data[:3]))
         if self._optimizer is None or not incremental:
             self._optimizer = self._new_optimizer()
         trainer = self._new_trainer(self._optimizer, incremental, callbacks)
-        arguments = (self.network_, *data, loss)
+        arguments = (self.network_, *data[:3], loss)
         if incremental:
             history = trainer.partial_fit(*arguments, estimator=self)
         else:
-            scored = None if validation is None else (*validation, self._validation_score)
+            scored = None if validation is None else (*validation[:3], self._validation_score)
             history = trainer.fit(*arguments, validation=scored, estimator=self)
         self._record(history, n_rows, incremental)
 
@@ -375,7 +430,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             del self.feature_names_in_
 
     def _compare_features(self, X: Any, seqs: Sequences) -> None:
-        expected = self.network_.encoder.input_size
+        expected = self._preparation.n_features
         if seqs.n_features != expected:
             raise ValueError(
                 f"X has {seqs.n_features} features, but {type(self).__name__} "
@@ -390,13 +445,14 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 
     # ---------------------------------------------------------------- after fit
 
-    def _raw_outputs(self, X: Any, lengths: ArrayLike | None) -> NDArray[Any]:
+    def _raw_outputs(self, X: Any, lengths: ArrayLike | None, delta_t: Any = None) -> NDArray[Any]:
         """Outputs of the network (n, n_outputs) for checked input."""
         check_is_fitted(self)
-        seqs = as_sequences(X, lengths, dtype=self.network_.dtype)
+        preparation = self._preparation
+        seqs, times = preparation.read(X, lengths, delta_t)
         self._check_features(X, seqs, lengths, reset=False)
         self.network_.encoder.n_threads = n_threads(self.n_jobs)
-        return self.network_.predict(seqs)
+        return self.network_.predict(preparation.apply(seqs, times))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -410,6 +466,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        tags.input_tags.allow_nan = self.missing == "observe"
         tags.target_tags.required = True
         return tags
 
@@ -418,7 +475,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         from fastlstm.model import Model
 
         check_is_fitted(self)
-        return Model(self.network_, self._decision, extra={"estimator": type(self).__name__})
+        return Model(
+            self.network_,
+            self._decision,
+            normalization=self._normalization,
+            missing=self._missing_values,
+            extra={"estimator": type(self).__name__},
+        )
 
     def save(self, path: Any) -> None:
         """Write the fitted model to a safetensors file, for `fastlstm.load`.
@@ -448,7 +511,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         fastlstm.streaming.Stream
-            ``step(x_t)`` with x_t of shape (n_streams, n_features) gives what `predict` would give for
+            ``step(x_t, delta_t=None)`` with x_t of shape (n_streams, n_features) gives what `predict` would give for
             the sequences so far.
         """
         return self._model().stream(n_streams)

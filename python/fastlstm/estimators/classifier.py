@@ -39,7 +39,13 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         Number of stacked layers.
     cell : str, default="lstm"
         Recurrent cell, one of those of :class:`fastlstm.layers.LSTM`: ``"lstm"`` (with forget gate,
-        Gers et al. 2000), ``"peephole"``, ``"gru"``, ``"rnn"``, ...
+        Gers et al. 2000), ``"peephole"``, ``"gru"``, ``"rnn"``, ...; ``"tlstm"`` (Baytas et al. 2017)
+        takes the time between steps into account, see `delta_t` of `fit`.
+    cell_activation : {"tanh", "identity"}, default="tanh"
+        Output squashing of the cells ``"lstm"``, ``"peephole"`` and ``"peephole_article"``.
+    time_decay : {"log", "inverse"}, default="log"
+        Weight of the short-term memory after the time delta_t, for the cell ``"tlstm"``:
+        1 / log(e + delta_t), or 1 / delta_t.
     bidirectional : bool, default=False
         Whether a second network reads each sequence from its end (Graves & Schmidhuber 2005).
     dropout : float, default=0.0
@@ -54,6 +60,12 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         parameters (Graves 2011).
     pooling : {"last", "mean", "max"}, default="last"
         What the classifying layer sees: the final hidden state, or the mean or maximum over time.
+    missing : {"error", "observe"}, default="error"
+        NaN in `X` is an error, or a value that was not observed. The network then sees, standardised, three
+        numbers for each feature: its last observed value (before the first: its mean in the training
+        data), whether it was observed now, and the time since it was last observed (Che et al.,
+        Scientific Reports 8, 2018, the inputs of GRU-simple). Times come from `delta_t`; without it, steps
+        are counted.
     solver : {"adam", "adamw", "nadam", "rmsprop", "sgd"} or Optimizer, default="adam"
         Optimiser. ``"sgd"`` has Nesterov momentum 0.9.
     learning_rate_init : float, default=1e-3
@@ -151,12 +163,15 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         num_layers: int = 1,
         *,
         cell: str = "lstm",
+        cell_activation: str = "tanh",
+        time_decay: str = "log",
         bidirectional: bool = False,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
         weight_noise: float = 0.0,
         pooling: str = "last",
+        missing: str = "error",
         solver: Any = "adam",
         learning_rate_init: float = 1e-3,
         learning_rate: Any = "constant",
@@ -182,12 +197,15 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.cell = cell
+        self.cell_activation = cell_activation
+        self.time_decay = time_decay
         self.bidirectional = bidirectional
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
         self.weight_dropout = weight_dropout
         self.weight_noise = weight_noise
         self.pooling = pooling
+        self.missing = missing
         self.solver = solver
         self.learning_rate_init = learning_rate_init
         self.learning_rate = learning_rate
@@ -217,6 +235,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         y: ArrayLike,
         *,
         lengths: ArrayLike | None = None,
+        delta_t: Any = None,
         sample_weight: ArrayLike | None = None,
         eval_set: Any = None,
     ) -> LSTMClassifier:
@@ -231,16 +250,20 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
             Label of each sequence.
         lengths : array-like of int, shape (n,), optional
             Real lengths of padded sequences.
+        delta_t : array-like or list of array-likes, optional
+            Time since the step before, one number of at least 0 for each step and in any unit: an array (n, T)
+            or a list of arrays (T_i,). For the cell ``"tlstm"`` and for ``missing="observe"``. None: no time
+            passes (with missing values: steps are counted).
         sample_weight : array-like of shape (n,), optional
             Weight of each sequence; 0 counts as absent.
-        eval_set : tuple (X, y), optional
+        eval_set : tuple (X, y) or (X, y, delta_t), optional
             Data whose accuracy is recorded after each epoch, and decides if `early_stopping`.
 
         Returns
         -------
         self : LSTMClassifier
         """
-        return self._fit(X, y, lengths, sample_weight, eval_set)
+        return self._fit(X, y, lengths, sample_weight, eval_set, delta_t=delta_t)
 
     @with_callbacks
     def partial_fit(
@@ -250,13 +273,14 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         classes: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
+        delta_t: Any = None,
         sample_weight: ArrayLike | None = None,
     ) -> LSTMClassifier:
         """Train for one epoch on the given sequences, continuing from the previous call.
 
         Parameters
         ----------
-        X, y, lengths, sample_weight
+        X, y, lengths, delta_t, sample_weight
             As in `fit`.
         classes : array-like of shape (n_classes,), optional
             All labels that any call may bring; needed by the first call unless `y` has them all.
@@ -265,7 +289,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         -------
         self : LSTMClassifier
         """
-        return self._fit(X, y, lengths, sample_weight, incremental=True, classes=classes)
+        return self._fit(X, y, lengths, sample_weight, delta_t=delta_t, incremental=True, classes=classes)
 
     # ---------------------------------------------------------------- targets
 
@@ -320,7 +344,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
 
     # ---------------------------------------------------------------- predictions
 
-    def predict(self, X: Any, *, lengths: ArrayLike | None = None) -> NDArray[Any]:
+    def predict(self, X: Any, *, lengths: ArrayLike | None = None, delta_t: Any = None) -> NDArray[Any]:
         """Most probable label of each sequence.
 
         Parameters
@@ -329,27 +353,35 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
             Sequences, as in `fit`.
         lengths : array-like of int, shape (n,), optional
             Real lengths of padded sequences.
+        delta_t : array-like or list of array-likes, optional
+            Time since the step before, as in `fit`.
 
         Returns
         -------
         ndarray of shape (n,), or (n, n_labels) of 0 and 1
         """
-        raw = self._raw_outputs(X, lengths)
+        raw = self._raw_outputs(X, lengths, delta_t)
         return self._decision.predict(raw)
 
-    def predict_proba(self, X: Any, *, lengths: ArrayLike | None = None) -> NDArray[np.float64]:
+    def predict_proba(
+        self, X: Any, *, lengths: ArrayLike | None = None, delta_t: Any = None
+    ) -> NDArray[np.float64]:
         """Probability of each class, in the order of `classes_`: shape (n, n_classes)."""
-        raw = self._raw_outputs(X, lengths)
+        raw = self._raw_outputs(X, lengths, delta_t)
         return self._decision.predict_proba(raw)
 
-    def predict_log_proba(self, X: Any, *, lengths: ArrayLike | None = None) -> NDArray[np.float64]:
+    def predict_log_proba(
+        self, X: Any, *, lengths: ArrayLike | None = None, delta_t: Any = None
+    ) -> NDArray[np.float64]:
         """Logarithm of the probability of each class: shape (n, n_classes)."""
-        raw = self._raw_outputs(X, lengths)
+        raw = self._raw_outputs(X, lengths, delta_t)
         return self._decision.predict_log_proba(raw)
 
-    def decision_function(self, X: Any, *, lengths: ArrayLike | None = None) -> NDArray[np.float64]:
+    def decision_function(
+        self, X: Any, *, lengths: ArrayLike | None = None, delta_t: Any = None
+    ) -> NDArray[np.float64]:
         """Logits: shape (n,) for two classes (positive means ``classes_[1]``), else (n, n_classes)."""
-        raw = self._raw_outputs(X, lengths).astype(np.float64)
+        raw = self._raw_outputs(X, lengths, delta_t).astype(np.float64)
         return raw[:, 0] if self._decision.kind == "binary" else raw
 
     def score(
@@ -359,9 +391,12 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         sample_weight: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
+        delta_t: Any = None,
     ) -> float:
         """Accuracy of `predict`; for multi-label data, the share of sequences with all labels right."""
-        return float(accuracy_score(y, self.predict(X, lengths=lengths), sample_weight=sample_weight))
+        return float(
+            accuracy_score(y, self.predict(X, lengths=lengths, delta_t=delta_t), sample_weight=sample_weight)
+        )
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -47,7 +47,13 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         The quantile that ``loss="quantile"`` predicts.
     cell : str, default="lstm"
         Recurrent cell, one of those of :class:`fastlstm.layers.LSTM`: ``"lstm"`` (with forget gate,
-        Gers et al. 2000), ``"peephole"``, ``"gru"``, ``"rnn"``, ...
+        Gers et al. 2000), ``"peephole"``, ``"gru"``, ``"rnn"``, ...; ``"tlstm"`` (Baytas et al. 2017)
+        takes the time between steps into account, see `delta_t` of `fit`.
+    cell_activation : {"tanh", "identity"}, default="tanh"
+        Output squashing of the cells ``"lstm"``, ``"peephole"`` and ``"peephole_article"``.
+    time_decay : {"log", "inverse"}, default="log"
+        Weight of the short-term memory after the time delta_t, for the cell ``"tlstm"``:
+        1 / log(e + delta_t), or 1 / delta_t.
     bidirectional : bool, default=False
         Whether a second network reads each sequence from its end (Graves & Schmidhuber 2005).
     dropout : float, default=0.0
@@ -62,6 +68,12 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         parameters (Graves 2011).
     pooling : {"last", "mean", "max"}, default="last"
         What the output layer sees: the final hidden state, or the mean or maximum over time.
+    missing : {"error", "observe"}, default="error"
+        NaN in `X` is an error, or a value that was not observed. The network then sees, standardised, three
+        numbers for each feature: its last observed value (before the first: its mean in the training
+        data), whether it was observed now, and the time since it was last observed (Che et al.,
+        Scientific Reports 8, 2018, the inputs of GRU-simple). Times come from `delta_t`; without it, steps
+        are counted.
     solver : {"adam", "adamw", "nadam", "rmsprop", "sgd"} or Optimizer, default="adam"
         Optimiser. ``"sgd"`` has Nesterov momentum 0.9.
     learning_rate_init : float, default=1e-3
@@ -159,12 +171,15 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         loss: Any = "squared_error",
         quantile: float = 0.5,
         cell: str = "lstm",
+        cell_activation: str = "tanh",
+        time_decay: str = "log",
         bidirectional: bool = False,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
         weight_noise: float = 0.0,
         pooling: str = "last",
+        missing: str = "error",
         solver: Any = "adam",
         learning_rate_init: float = 1e-3,
         learning_rate: Any = "constant",
@@ -191,12 +206,15 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         self.loss = loss
         self.quantile = quantile
         self.cell = cell
+        self.cell_activation = cell_activation
+        self.time_decay = time_decay
         self.bidirectional = bidirectional
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
         self.weight_dropout = weight_dropout
         self.weight_noise = weight_noise
         self.pooling = pooling
+        self.missing = missing
         self.solver = solver
         self.learning_rate_init = learning_rate_init
         self.learning_rate = learning_rate
@@ -225,6 +243,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         y: ArrayLike,
         *,
         lengths: ArrayLike | None = None,
+        delta_t: Any = None,
         sample_weight: ArrayLike | None = None,
         eval_set: Any = None,
     ) -> LSTMRegressor:
@@ -239,16 +258,20 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
             Targets of each sequence.
         lengths : array-like of int, shape (n,), optional
             Real lengths of padded sequences.
+        delta_t : array-like or list of array-likes, optional
+            Time since the step before, one number of at least 0 for each step and in any unit: an array (n, T)
+            or a list of arrays (T_i,). For the cell ``"tlstm"`` and for ``missing="observe"``. None: no time
+            passes (with missing values: steps are counted).
         sample_weight : array-like of shape (n,), optional
             Weight of each sequence; 0 counts as absent.
-        eval_set : tuple (X, y), optional
+        eval_set : tuple (X, y) or (X, y, delta_t), optional
             Data whose score is recorded after each epoch, and decides if `early_stopping`.
 
         Returns
         -------
         self : LSTMRegressor
         """
-        return self._fit(X, y, lengths, sample_weight, eval_set)
+        return self._fit(X, y, lengths, sample_weight, eval_set, delta_t=delta_t)
 
     @with_callbacks
     def partial_fit(
@@ -257,20 +280,21 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         y: ArrayLike,
         *,
         lengths: ArrayLike | None = None,
+        delta_t: Any = None,
         sample_weight: ArrayLike | None = None,
     ) -> LSTMRegressor:
         """Train for one epoch on the given sequences, continuing from the previous call.
 
         Parameters
         ----------
-        X, y, lengths, sample_weight
+        X, y, lengths, delta_t, sample_weight
             As in `fit`.
 
         Returns
         -------
         self : LSTMRegressor
         """
-        return self._fit(X, y, lengths, sample_weight, incremental=True)
+        return self._fit(X, y, lengths, sample_weight, delta_t=delta_t, incremental=True)
 
     # ---------------------------------------------------------------- targets
 
@@ -322,7 +346,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
     # ---------------------------------------------------------------- predictions
 
     def predict(
-        self, X: Any, *, lengths: ArrayLike | None = None, return_std: bool = False
+        self, X: Any, *, lengths: ArrayLike | None = None, delta_t: Any = None, return_std: bool = False
     ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Predicted targets of each sequence.
 
@@ -332,6 +356,8 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
             Sequences, as in `fit`.
         lengths : array-like of int, shape (n,), optional
             Real lengths of padded sequences.
+        delta_t : array-like or list of array-likes, optional
+            Time since the step before, as in `fit`.
         return_std : bool, default=False
             Whether to return standard deviations too, with ``loss="gaussian_nll"``.
 
@@ -339,7 +365,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         -------
         ndarray of shape (n,) or (n, n_targets), or two of them
         """
-        raw = self._raw_outputs(X, lengths)
+        raw = self._raw_outputs(X, lengths, delta_t)
         values = self._decision.predict(raw)
         return (values, self._decision.predict_std(raw)) if return_std else values
 
@@ -350,9 +376,12 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         sample_weight: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
+        delta_t: Any = None,
     ) -> float:
         """Coefficient of determination R^2 of `predict`, the mean over the targets."""
-        return float(r2_score(y, self.predict(X, lengths=lengths), sample_weight=sample_weight))
+        return float(
+            r2_score(y, self.predict(X, lengths=lengths, delta_t=delta_t), sample_weight=sample_weight)
+        )
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

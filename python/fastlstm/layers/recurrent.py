@@ -716,9 +716,14 @@ class LSTM(Parameterized):
             raise ValueError(f"delta_t[{b}, {t}] is {delta_t[b, t]}; times must be finite and at least 0")
         return self.time_weights(np.where(real, delta_t, 0.0))
 
+    @property
+    def takes_time(self) -> bool:
+        """Whether the cell has a use for elapsed times."""
+        return self.cell == "tlstm"
+
     def check_takes_time(self) -> None:
         """Raise ValueError if the cell has no use for elapsed times."""
-        if self.cell != "tlstm":
+        if not self.takes_time:
             raise ValueError(f"delta_t goes with the cell 'tlstm'; this layer has the cell {self.cell!r}")
 
     def time_weights(self, delta_t: np.ndarray) -> np.ndarray:
@@ -763,15 +768,17 @@ class LSTM(Parameterized):
         lengths: np.ndarray,
         want_y: bool = True,
         state: Sequence[np.ndarray | None] | None = None,
+        decay: np.ndarray | None = None,
     ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
         """Inference on rows of `values` (rows, input_size): sequence b is `lengths[b]` rows from `starts[b]`.
 
-        Returns y (sum(lengths), output_size), sequence after sequence (or None), and the final state.
+        `decay` (rows,) holds :meth:`time_weights` of the elapsed times, for a cell that takes them; None: no time
+        passes. Returns y (sum(lengths), output_size), sequence after sequence (or None), and the final state.
         """
         y, y_starts, final = self._outputs(lengths, want_y)
         state = self._start(state, len(lengths), None)
         self.packed_core().forward(
-            values, starts, lengths, y, y_starts, state, final, None, 0, self.n_threads
+            values, starts, lengths, y, y_starts, state, final, None, 0, self.n_threads, decay
         )
         return y, final
 
@@ -784,6 +791,7 @@ class LSTM(Parameterized):
         state: Sequence[np.ndarray | None] | None = None,
         tape: Tape | None = None,
         rng_key: int = 0,
+        decay: np.ndarray | None = None,
     ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...], Tape]:
         """As :meth:`run`, with dropout and a tape (the given one is reused)."""
         y, y_starts, final = self._outputs(lengths, want_y)
@@ -793,7 +801,9 @@ class LSTM(Parameterized):
         tape.y_starts = np.cumsum(lengths) - lengths if y_starts is None else y_starts
         core = self._training_core(tape, rng_key)
         state = self._start(state, len(lengths), tape)
-        core.forward(values, starts, lengths, y, y_starts, state, final, tape.core, rng_key, self.n_threads)
+        core.forward(
+            values, starts, lengths, y, y_starts, state, final, tape.core, rng_key, self.n_threads, decay
+        )
         return y, final, tape
 
     def run_backward(

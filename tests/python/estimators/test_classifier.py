@@ -248,7 +248,7 @@ def test_early_stopping_holds_out_a_stratified_part(ragged):
         classifier(early_stopping=True, validation_fraction=0.01).fit(X, np.stack([y == 0, y == 1], axis=1))
 
 
-@pytest.mark.parametrize("eval_set", [5, (1, 2, 3), [([[1.0]], [0])] * 2])
+@pytest.mark.parametrize("eval_set", [5, (1, 2, 3, 4), [([[1.0]], [0])] * 2])
 def test_wrong_eval_set(ragged, eval_set):
     with pytest.raises(ValueError, match=r"eval_set must be a tuple \(X, y\)"):
         classifier().fit(*ragged, eval_set=eval_set)

@@ -12,6 +12,8 @@ ESTIMATORS = [
     LSTMClassifier(
         4, 2, bidirectional=True, pooling="mean", learning_rate_init=0.05, max_iter=20, precision="float64"
     ),
+    LSTMRegressor(8, cell="tlstm", learning_rate_init=0.02, max_iter=30),
+    LSTMRegressor(8, missing="observe", learning_rate_init=0.02, max_iter=60),
     LSTMRegressor(8, cell="rnn", solver="nadam", learning_rate_init=0.02, max_iter=30, clip_norm=None),
 ]
 
