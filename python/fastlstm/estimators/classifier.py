@@ -46,6 +46,14 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
     time_decay : {"log", "inverse"}, default="log"
         Weight of the short-term memory after the time delta_t, for the cell ``"tlstm"``:
         1 / log(e + delta_t), or 1 / delta_t.
+    cells_per_block : int, default=1
+        Cells of a memory block, whose gates they have in common (Hochreiter & Schmidhuber 1997).
+    proj_size : int, default=0
+        Size of the recurrent projection of an LSTM (Sak et al. 2014); 0: none.
+    learn_initial_state : bool, default=False
+        Whether the states that a sequence starts from are learned; they are zero otherwise.
+    truncated : bool, default=False
+        Whether errors stop at the net inputs of gates and cells, as in the training of 1997.
     bidirectional : bool, default=False
         Whether a second network reads each sequence from its end (Graves & Schmidhuber 2005).
     dropout : float, default=0.0
@@ -165,6 +173,10 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         cell: str = "lstm",
         cell_activation: str = "tanh",
         time_decay: str = "log",
+        cells_per_block: int = 1,
+        proj_size: int = 0,
+        learn_initial_state: bool = False,
+        truncated: bool = False,
         bidirectional: bool = False,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
@@ -199,6 +211,10 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         self.cell = cell
         self.cell_activation = cell_activation
         self.time_decay = time_decay
+        self.cells_per_block = cells_per_block
+        self.proj_size = proj_size
+        self.learn_initial_state = learn_initial_state
+        self.truncated = truncated
         self.bidirectional = bidirectional
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
