@@ -72,6 +72,8 @@ cdef extern from "fastlstm.h" nogil:
         void **states_out
         fl_tape *tape
         uint64_t random_key
+        const int64_t *number
+        int32_t drops
         int32_t n_threads
 
     ctypedef struct fl_backward:
@@ -107,6 +109,8 @@ cdef extern from "fastlstm.h" nogil:
     fl_status fl_tape_create(fl_tape **tape)
     void fl_tape_destroy(fl_tape *tape)
     int64_t fl_tape_bytes(const fl_tape *tape)
+    fl_status fl_recurrent_tape_bytes(const fl_recurrent *layer, int64_t n, int64_t steps, int64_t rows, int32_t decays,
+                                      int32_t n_threads, int64_t *bytes)
 
     fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **stream)
     void fl_stream_destroy(fl_stream *stream)

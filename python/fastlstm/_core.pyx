@@ -222,6 +222,12 @@ cdef class Recurrent:
         record.total = rows_of(rows, self.hidden_size, self.itemsize)
         check(fl_tape_read(self.handle, tape.handle, &record))
 
+    def tape_bytes(self, int64_t n, int64_t steps, int64_t rows, bint decays=False, int32_t n_threads=0):
+        """Bytes of a new tape after a call on `n` sequences of `rows` steps in all, the longest of `steps`."""
+        cdef int64_t found = 0
+        check(fl_recurrent_tape_bytes(self.handle, n, steps, rows, decays, n_threads, &found))
+        return found
+
     def load(self, parameters):
         """Pack the flat parameters for the kernels; to be called again after they change."""
         cdef Buffer flat = hold(parameters, self.n_parameters, self.itemsize, False, "parameters")
@@ -244,8 +250,12 @@ cdef class Recurrent:
         ])
 
     def forward(self, x, start, length, y=None, y_start=None, states_in=None, states_out=None, Tape tape=None,
-                uint64_t random_key=0, int32_t n_threads=0, decay=None):
-        """Run all sequences; fills `y` and `states_out` where given, and `tape` for :meth:`backward`."""
+                uint64_t random_key=0, int32_t n_threads=0, decay=None, number=None, bint drops=False):
+        """Run all sequences; fills `y` and `states_out` where given, and `tape` for :meth:`backward`.
+
+        A part of a larger call gives the `number` of each sequence there, which the dropout masks follow; with `drops`
+        they are applied without a tape too.
+        """
         cdef fl_forward call
         cdef const void *given[MAX_STATES]
         cdef void *wanted[MAX_STATES]
@@ -253,7 +263,7 @@ cdef class Recurrent:
         cdef Buffer lengths = hold(length, -1, 8, False, "length")
         cdef Py_ssize_t n = lengths.view.len // 8
         cdef Buffer starts = hold(start, n, 8, False, "start"), y_starts = hold(y_start, n, 8, False, "y_start")
-        cdef Buffer weights
+        cdef Buffer weights, numbers = hold(number, n, 8, False, "number")
         cdef Buffer values = hold(x, -1, self.itemsize, False, "x"), outputs = hold(y, -1, self.itemsize, True, "y")
         cdef tuple first = self._states(states_in, n, False, "states_in")
         cdef tuple last = self._states(states_out, n, True, "states_out")
@@ -280,6 +290,8 @@ cdef class Recurrent:
             tape.n = n
             call.tape = tape.handle
         call.random_key = random_key
+        call.number = <const int64_t *> numbers.data
+        call.drops = drops
         call.n_threads = n_threads
         with nogil:
             status = fl_recurrent_forward(self.handle, &call)

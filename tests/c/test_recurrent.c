@@ -297,6 +297,25 @@ static void test_tape(void)
     small_end(&other);
 }
 
+static void test_tape_bytes(void)
+{
+    small_call of;
+    small_begin(&of);
+    int64_t bytes = 0, huge = INT64_MAX / 2;
+    of.forward.tape = of.tape;
+    CHECK_EQUAL(fl_recurrent_forward(of.made.layer, &of.forward), FL_OK);
+    CHECK_EQUAL(fl_recurrent_tape_bytes(of.made.layer, 2, 4, ROWS, 0, 0, &bytes), FL_OK);
+    CHECK_EQUAL(fl_tape_bytes(of.tape), bytes);
+    CHECK_EQUAL(fl_recurrent_tape_bytes(NULL, 2, 4, ROWS, 0, 0, &bytes), FL_ERR_ARGUMENT);
+    CHECK_EQUAL(fl_recurrent_tape_bytes(of.made.layer, 2, 4, ROWS, 0, 0, NULL), FL_ERR_ARGUMENT);
+    CHECK_EQUAL(fl_recurrent_tape_bytes(of.made.layer, 0, 4, ROWS, 0, 0, &bytes), FL_ERR_ARGUMENT);
+    CHECK_EQUAL(fl_recurrent_tape_bytes(of.made.layer, 2, 0, ROWS, 0, 0, &bytes), FL_ERR_ARGUMENT);
+    CHECK_EQUAL(fl_recurrent_tape_bytes(of.made.layer, 2, 8, ROWS, 0, 0, &bytes), FL_ERR_ARGUMENT);
+    CHECK_EQUAL(fl_recurrent_tape_bytes(of.made.layer, 1, huge, huge, 0, 0, &bytes),
+                FL_ERR_OVERFLOW);
+    small_end(&of);
+}
+
 static void test_not_loaded(void)
 {
     small_call of;
@@ -511,6 +530,7 @@ int main(void)
     test_huge_configs();
     test_not_loaded();
     test_tape();
+    test_tape_bytes();
     test_reload();
     test_carried_states();
     test_null();

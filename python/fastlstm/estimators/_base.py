@@ -70,6 +70,7 @@ _ARCHITECTURE = (
     "recurrent_dropout",
     "weight_dropout",
     "weight_noise",
+    "checkpoint_every",
     "pooling",
     "missing",
     "precision",
@@ -92,6 +93,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "recurrent_dropout": (_SHARE,),
     "weight_dropout": (_SHARE,),
     "weight_noise": (Number(0.0),),
+    "checkpoint_every": (_COUNT, Nothing()),
     "pooling": (Choice(POOLINGS),),
     "missing": (Choice(("error", "observe")),),
     "solver": (
@@ -277,6 +279,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             recurrent_dropout=self.recurrent_dropout,
             weight_dropout=self.weight_dropout,
             weight_noise=self.weight_noise,
+            checkpoint_every=self.checkpoint_every,
             dtype=self.precision,
             random_state=rng,
         )

@@ -74,6 +74,10 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
     weight_noise : float, default=0.0
         Standard deviation of the Gaussian noise that each minibatch adds to the recurrent layers'
         parameters (Graves 2011).
+    checkpoint_every : int, default=None
+        Steps between the states that training keeps; what lies between them is computed again, so that long
+        sequences take a fraction of the memory and one more forward pass. About the square root of the length
+        needs least (Chen et al. 2016). Not with `bidirectional`. None: keep everything.
     pooling : {"last", "mean", "max"}, default="last"
         What the output layer sees: the final hidden state, or the mean or maximum over time.
     missing : {"error", "observe"}, default="error"
@@ -190,6 +194,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
         weight_noise: float = 0.0,
+        checkpoint_every: int | None = None,
         pooling: str = "last",
         missing: str = "error",
         solver: Any = "adam",
@@ -229,6 +234,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         self.recurrent_dropout = recurrent_dropout
         self.weight_dropout = weight_dropout
         self.weight_noise = weight_noise
+        self.checkpoint_every = checkpoint_every
         self.pooling = pooling
         self.missing = missing
         self.solver = solver

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastlstm import _core
 from fastlstm.layers._blocks import SHARED, MemoryBlocks
+from fastlstm.layers._checkpointing import Checkpoints
 from fastlstm.layers._parameters import (
     Parameterized,
     as_deviation,
@@ -45,6 +46,7 @@ class Tape:
     """What a training forward pass leaves for the backward pass. Reusable: its memory grows to the largest call."""
 
     __slots__ = (
+        "checkpoints",
         "core",
         "fresh",
         "kept",
@@ -60,6 +62,7 @@ class Tape:
 
     def __init__(self) -> None:
         self.core = _core.Tape()
+        self.checkpoints: Checkpoints | None = None  # of a call whose last chunk alone is in `core`
         self.layer: LSTM | None = None
         self.version = 0
         self.weights: np.ndarray | None = None  # of the call, where they are not the layer's own
@@ -78,8 +81,8 @@ class Tape:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the tape holds."""
-        return self.core.nbytes
+        """Bytes that the tape holds; see :meth:`LSTM.activation_bytes`."""
+        return self.core.nbytes + (0 if self.checkpoints is None else self.checkpoints.nbytes)
 
 
 class LSTM(Parameterized):
@@ -163,6 +166,11 @@ class LSTM(Parameterized):
     time_decay : {"log", "inverse"}, default="log"
         Weight g of the short-term memory after the elapsed time `delta_t`, for the cell "tlstm":
         1 / log(e + delta_t), or 1 / delta_t; 1 where delta_t is 0.
+    checkpoint_every : int, default=None
+        Steps between the states that a training call keeps; the backward pass computes what lies between them again,
+        chunk by chunk (Chen et al., arXiv 1604.06174; Gruslys et al., NeurIPS 2016). About the square root of the
+        number of steps needs least memory, for one more forward pass. Gradients are the same but for rounding. The
+        array x must not change before the backward call. Not for two directions. None: keep everything.
     dtype : {"float32", "float64"}, default="float32"
         Type of parameters and computation.
     random_state : None, int, numpy Generator or RandomState, default=None
@@ -214,6 +222,7 @@ class LSTM(Parameterized):
         learn_initial_state: bool = False,
         truncated: bool = False,
         time_decay: str = "log",
+        checkpoint_every: int | None = None,
         dtype: Any = "float32",
         random_state: Any = None,
     ) -> None:
@@ -251,6 +260,14 @@ class LSTM(Parameterized):
         self.cell_activation = cell_activation
         self.time_decay = time_decay
         self.bidirectional = bool(bidirectional)
+        if checkpoint_every is not None and self.bidirectional:
+            raise ValueError(
+                "checkpoint_every goes with one direction: a second one starts at the end of each sequence; with "
+                f"bidirectional=True it must be None, got {checkpoint_every!r}"
+            )
+        self.checkpoint_every = (
+            None if checkpoint_every is None else as_size(checkpoint_every, "checkpoint_every")
+        )
         self.bias = bool(bias)
         self.dtype = as_dtype(dtype)
         self.n_threads = 0
@@ -363,6 +380,7 @@ class LSTM(Parameterized):
             "learn_initial_state": self.learn_initial_state,
             "truncated": self.truncated,
             "time_decay": self.time_decay,
+            "checkpoint_every": self.checkpoint_every,
             "dtype": self.dtype.name,
         }
 
@@ -374,12 +392,14 @@ class LSTM(Parameterized):
     def without_noise(self, dtype: Any = None) -> LSTM:
         """Copy whose training calls compute what inference does: no dropout of any kind, no weight noise.
 
+        They keep all steps (`checkpoint_every` is None).
+
         Parameters
         ----------
         dtype : {"float32", "float64"}, default=None
             Of the copy; None: the layer's.
         """
-        off = {name: 0.0 for name in _NOISE}
+        off = {**{name: 0.0 for name in _NOISE}, "checkpoint_every": None}
         config = {**self.get_config(), **off, "dtype": self.dtype.name if dtype is None else dtype}
         twin = LSTM.from_config(config)
         twin.load_parameters(self.parameters)
@@ -424,10 +444,39 @@ class LSTM(Parameterized):
                     kept = random.random(value.shape, np.float32) < keep
                     tape.kept[name] = kept.astype(self.dtype) * self.dtype.type(1.0 / keep)
                     value *= tape.kept[name]
+        return self._core_with(weights)
+
+    def _core_with(self, weights: np.ndarray | None) -> Any:
+        """The kernel handle with the noisy weights of a call, or, for None, with the current ones."""
+        if weights is None:
+            return self.packed_core()
         with self._lock:
             self._core.load(self._core_flat(weights))
             self._packed = False
         return self._core
+
+    def _core_forward(
+        self,
+        tape: Tape,
+        core: Any,
+        x: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        y: np.ndarray | None,
+        y_starts: np.ndarray | None,
+        state: Sequence[np.ndarray | None] | None,
+        final: tuple[np.ndarray, ...],
+        rng_key: int,
+        decay: np.ndarray | None = None,
+    ) -> None:
+        """Training forward pass of the core, in chunks where checkpoints are wanted and the sequences long enough."""
+        every, tape.checkpoints = self.checkpoint_every, None
+        if every is None or lengths.max() <= every:
+            arrays = (x, starts, lengths, y, y_starts, state, final)
+            core.forward(*arrays, tape.core, rng_key, self.n_threads, decay)
+            return
+        tape.checkpoints = Checkpoints(every, x, starts, lengths, decay, rng_key)
+        tape.checkpoints.forward(core, tape.core, y, y_starts, state, final, self.n_threads)
 
     def _core_backward(
         self, tape: Tape, grads: np.ndarray, *arguments: Any, dinitial: tuple[np.ndarray, ...] | None
@@ -437,17 +486,13 @@ class LSTM(Parameterized):
         core_grads = grads[: self._core.n_parameters]
         if self._blocks is not None:
             core_grads = np.empty(self._core.n_parameters, self.dtype)
-        if tape.fresh and dinitial is None:
+        if (tape.fresh or tape.checkpoints) and dinitial is None:
             dinitial = self.empty_states(len(tape.lengths))
-        self._core.backward(
-            tape.core,
-            len(tape.lengths),
-            self._core_flat(weights),
-            core_grads,
-            *arguments,
-            dinitial,
-            self.n_threads,
-        )
+        arguments = (self._core_flat(weights), core_grads, *arguments, dinitial, self.n_threads)
+        if tape.checkpoints is None:
+            self._core.backward(tape.core, len(tape.lengths), *arguments)
+        else:
+            tape.checkpoints.backward(self._core_with(tape.weights), tape.core, *arguments)
         if self._blocks is not None:
             self._blocks.add_up(core_grads, grads)
         if dinitial is not None and self.learn_initial_state:
@@ -456,6 +501,51 @@ class LSTM(Parameterized):
             views = self._views(grads)
             for name, factor in tape.kept.items():
                 views[name] *= factor
+
+    def activation_bytes(self, lengths: Any, *, with_delta_t: bool = False) -> int:
+        """Bytes that a training call keeps for the backward pass, with `checkpoint_every` while that runs.
+
+        The backward pass works in further memory: transposed weights, and the gradients of the inputs of the steps
+        that it has on its tape.
+
+        Parameters
+        ----------
+        lengths : array of int of shape (batch,)
+            Steps of each sequence, at least 1; of each piece of one that is cut by resets.
+        with_delta_t : bool, default=False
+            Whether the call gives elapsed times.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        ValueError
+            If there is no length, or one below 1.
+        TypeError
+            If they are not integers.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastlstm.layers import LSTM
+        >>> lengths = np.full(32, 1000)
+        >>> plain = LSTM(16, 64).activation_bytes(lengths)
+        >>> LSTM(16, 64, checkpoint_every=32).activation_bytes(lengths) < 0.06 * plain
+        True
+        """
+        lengths = np.asarray(lengths)
+        if lengths.ndim != 1 or not lengths.size:
+            raise ValueError(f"lengths has shape {lengths.shape}; expected one length per sequence, (batch,)")
+        lengths = as_lengths(lengths, lengths.size, max(1, int(lengths.max())))
+        every, kept = self.checkpoint_every, 0
+        if every is not None and lengths.max() > every:
+            a_state = sum(state.nbytes for state in self.empty_states(1))
+            kept = a_state * sum(-(-length // every) for length in lengths.tolist())
+            lengths = np.minimum(lengths, every)
+        sizes = (len(lengths), int(lengths.max()), sum(lengths.tolist()))
+        return kept + self._core.tape_bytes(*sizes, with_delta_t, self.n_threads)
 
     # ---- states that sequences start from ----
 
@@ -582,7 +672,7 @@ class LSTM(Parameterized):
             h for a plain recurrent network; for "slstm" i and f are the logarithms of those gates); each
             (num_layers * directions, batch, time, hidden_size), zero after a sequence's end.
         """
-        if any(getattr(self, name) for name in _NOISE):
+        if self.checkpoint_every is not None or any(getattr(self, name) for name in _NOISE):
             return self.without_noise().return_all(x, state, lengths, delta_t=delta_t, resets=resets)
         y, final, tape = self.forward(x, state, lengths, delta_t=delta_t, resets=resets)
         names = self._core.slot_names
@@ -682,19 +772,10 @@ class LSTM(Parameterized):
         if tape is not None:
             tape.lengths, tape.starts, tape.y_starts, tape.padded_steps = lengths, starts, starts, steps
             tape.layer, tape.version, tape.segments = self, self._version, segments
-        core.forward(
-            x,
-            starts,
-            lengths,
-            y,
-            starts,
-            state,
-            final,
-            None if tape is None else tape.core,
-            rng_key,
-            self.n_threads,
-            decay,
-        )
+        if tape is None:
+            core.forward(x, starts, lengths, y, starts, state, final, None, 0, self.n_threads, decay)
+        else:
+            self._core_forward(tape, core, x, starts, lengths, y, starts, state, final, rng_key, decay)
         if segments is not None:
             final = segments.collect(final, self.directions, initial=False)
         return y, final, tape
@@ -801,9 +882,7 @@ class LSTM(Parameterized):
         tape.y_starts = np.cumsum(lengths) - lengths if y_starts is None else y_starts
         core = self._training_core(tape, rng_key)
         state = self._start(state, len(lengths), tape)
-        core.forward(
-            values, starts, lengths, y, y_starts, state, final, tape.core, rng_key, self.n_threads, decay
-        )
+        self._core_forward(tape, core, values, starts, lengths, y, y_starts, state, final, rng_key, decay)
         return y, final, tape
 
     def run_backward(

@@ -125,7 +125,10 @@ typedef struct fl_forward {
     void *const *states_out;      /* likewise */
     fl_tape *tape;                /* training: filled for fl_recurrent_backward; NULL: inference */
     uint64_t random_key;          /* of the dropout masks */
-    int32_t n_threads;            /* 0 = process default */
+    const int64_t *number; /* (n) of each sequence in the draw of the masks, where the call is a
+                              part of a larger one; NULL: 0 .. n - 1 */
+    int32_t drops;         /* without a tape: drop as in training all the same */
+    int32_t n_threads;     /* 0 = process default */
 } fl_forward;
 fl_status fl_recurrent_forward(const fl_recurrent *layer, const fl_forward *call);
 
@@ -151,6 +154,10 @@ fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *ca
 fl_status fl_tape_create(fl_tape **tape);
 void fl_tape_destroy(fl_tape *tape);
 int64_t fl_tape_bytes(const fl_tape *tape);
+/* Bytes that a new tape takes for a training forward call on `n` sequences, the longest of `steps`
+ * steps, of `rows` steps in all; `decays`: the call gives the weights of the rows. */
+fl_status fl_recurrent_tape_bytes(const fl_recurrent *layer, int64_t n, int64_t steps, int64_t rows,
+                                  int32_t decays, int32_t n_threads, int64_t *bytes);
 
 /* A letter per accumulator of a unit ("ifgo", "rznu", ...): what gates a tape keeps. */
 const char *fl_recurrent_slot_names(const fl_recurrent *layer);

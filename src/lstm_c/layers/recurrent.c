@@ -55,7 +55,7 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
     void *alternate[2] = {NULL, NULL};
     for (int64_t level = 0; level < L; level++) {
         fl_tape_layer made = {0};
-        int drops = tape->training && level > 0 && layer->config.dropout > 0, top = level == L - 1;
+        int drops = tape->drops && level > 0 && layer->config.dropout > 0, top = level == L - 1;
         made.factor = drops ? fl_arena_take(arena, ragged->n * columns, size) : NULL;
         made.dropped = drops ? fl_arena_take(arena, ragged->rows * columns, size) : NULL;
         if (one && top && call->y)
@@ -83,7 +83,7 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         made.gates =
             tape->training ? fl_arena_take(arena, ragged->rows * layer->gate_row, size) : NULL;
         made.state = tape->training ? fl_arena_take(arena, ragged->rows * state_row, size) : NULL;
-        made.mask = tape->training && layer->config.recurrent_dropout > 0
+        made.mask = tape->drops && layer->config.recurrent_dropout > 0
                         ? fl_arena_take(arena, ragged->n * layer->plane, size)
                         : NULL;
         if (layer->n_parts > 1) {
@@ -419,6 +419,15 @@ fl_status fl_recurrent_load(fl_recurrent *layer, const void *parameters)
     return FL_OK;
 }
 
+/* OVERFLOW where some array of a call on `rows` steps does not fit the address space. */
+static fl_status check_rows_fit(const fl_recurrent *layer, int64_t rows)
+{
+    int64_t wide = layer->gate_row + layer->state_row + layer->made_row + layer->plane +
+                   layer->wide + layer->output * layer->directions + layer->config.input_size,
+            total;
+    return __builtin_mul_overflow(rows, 16 * wide, &total) ? FL_ERR_OVERFLOW : FL_OK;
+}
+
 static fl_status check_forward(const fl_recurrent *layer, const fl_forward *call, fl_ragged *ragged)
 {
     if (!layer->loaded || !call->x || !call->x_rows.start || !call->x_rows.length ||
@@ -427,12 +436,7 @@ static fl_status check_forward(const fl_recurrent *layer, const fl_forward *call
     fl_status status = fl_ragged_check(ragged, &call->x_rows, call->x_total);
     if (status == FL_OK && call->y)
         status = fl_ragged_check_rows(&call->x_rows, call->y_start, call->y_total);
-    int64_t wide = layer->gate_row + layer->state_row + layer->made_row + layer->plane +
-                   layer->wide + layer->output * layer->directions + layer->config.input_size,
-            total;
-    if (status == FL_OK && __builtin_mul_overflow(ragged->rows, 16 * wide, &total))
-        status = FL_ERR_OVERFLOW;
-    return status;
+    return status == FL_OK ? check_rows_fit(layer, ragged->rows) : status;
 }
 
 fl_status fl_recurrent_forward(const fl_recurrent *layer, const fl_forward *call)
@@ -445,6 +449,7 @@ fl_status fl_recurrent_forward(const fl_recurrent *layer, const fl_forward *call
     if (status != FL_OK)
         return status;
     tape->training = call->tape != NULL;
+    tape->drops = tape->training || call->drops;
     fl_fpenv saved = fl_fpenv_enter();
     status = layer->config.dtype == FL_FLOAT64 ? fl_recurrent_forward_f64(layer, call, tape)
                                                : fl_recurrent_forward_f32(layer, call, tape);
@@ -538,6 +543,22 @@ void fl_tape_destroy(fl_tape *tape)
     fl_arena_release(&tape->arena);
     fl_arena_release(&tape->backward_arena);
     free(tape);
+}
+
+fl_status fl_recurrent_tape_bytes(const fl_recurrent *layer, int64_t n, int64_t steps, int64_t rows,
+                                  int32_t decays, int32_t n_threads, int64_t *bytes)
+{
+    if (!layer || !bytes || n < 1 || steps < 1 || steps > rows || n > rows)
+        return FL_ERR_ARGUMENT;
+    if (check_rows_fit(layer, rows) != FL_OK)
+        return FL_ERR_OVERFLOW;
+    fl_tape tape = {.ragged = {.n = n, .steps = steps, .rows = rows}, .training = 1, .drops = 1};
+    fl_forward call = {.decay = decays ? &decays : NULL};
+    fl_arena measure = {0};
+    int threads = fl_recurrent_threads(layer, &tape.ragged, fl_team_size(n_threads));
+    tape_layout(&tape, layer, &call, threads, 0, &measure);
+    *bytes = (int64_t)measure.used;
+    return measure.overflow ? FL_ERR_OVERFLOW : FL_OK;
 }
 
 int64_t fl_tape_bytes(const fl_tape *tape)

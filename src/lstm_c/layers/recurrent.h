@@ -66,7 +66,7 @@ typedef struct fl_tape_direction {
         state0[2]; /* (n, states, plane); inference: the running states, [1] where they alternate */
     void *gates;   /* training: (rows, gate_stride): input projection, activated gates, then their
                       gradient */
-    void *mask;    /* training with recurrent dropout: (n, plane), else NULL */
+    void *mask;    /* with recurrent dropout: (n, plane), else NULL */
     void *state;   /* training: (rows, states, plane) */
     /* what a prelude makes: h (., plane) and states (., made_row); rows of the tape in training,
      * else (n) */
@@ -85,7 +85,8 @@ typedef struct fl_tape_layer {
 struct fl_tape {
     uint64_t layer_id; /* of the forward call that filled it, 0 when used up */
     fl_ragged ragged;
-    int training;
+    int training;                  /* keeps what the backward pass needs */
+    int drops;                     /* draws and applies dropout masks */
     void *x;                       /* packed input */
     void *decay;                   /* packed weights of the rows, or NULL */
     fl_tape_layer *layers;         /* (num_layers) */

@@ -332,9 +332,16 @@ static void FL_T(forward_thread)(void *argument, int thread, int n_threads)
 
 /* One dropout factor, 0 or 1 / keep: a pure function of the call's key, the stream and the place.
  */
-static real FL_T(drop_factor)(double keep, uint64_t key, uint64_t stream, int64_t place)
+static real FL_T(drop_factor)(double keep, uint64_t key, uint64_t stream, uint64_t place)
 {
-    return fl_uniform(key, stream, (uint64_t)place) < keep ? (real)(1 / keep) : 0;
+    return fl_uniform(key, stream, place) < keep ? (real)(1 / keep) : 0;
+}
+
+/* Number of sorted sequence s in the draw of the masks. */
+static uint64_t FL_T(drawn_as)(const FL_T(fl_forward_run) * run, int64_t s)
+{
+    int64_t sequence = run->tape->ragged.sequence[s];
+    return (uint64_t)(run->call->number ? run->call->number[sequence] : sequence);
 }
 
 /* Dropout factors of the call: per sequence and column of a layer's input, per sequence and unit of
@@ -351,7 +358,7 @@ static void FL_T(draw_masks)(const FL_T(fl_forward_run) * run)
             for (int64_t j = 0; j < columns; j++)
                 factor[s * columns + j] =
                     FL_T(drop_factor)(1 - layer->config.dropout, key, (uint64_t)level,
-                                      ragged->sequence[s] * columns + j);
+                                      FL_T(drawn_as)(run, s) * (uint64_t)columns + (uint64_t)j);
     }
     for (int index = 0; index < layer->n_packed; index++) {
         real *mask = run->tape->directions[index].mask;
@@ -359,7 +366,7 @@ static void FL_T(draw_masks)(const FL_T(fl_forward_run) * run)
             for (int64_t u = 0; u < layer->plane; u++)
                 mask[s * layer->plane + u] = FL_T(drop_factor)(
                     1 - layer->config.recurrent_dropout, key, ((uint64_t)1 << 32) + (uint64_t)index,
-                    ragged->sequence[s] * hidden + u);
+                    FL_T(drawn_as)(run, s) * (uint64_t)hidden + (uint64_t)u);
     }
 }
 
