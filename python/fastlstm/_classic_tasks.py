@@ -35,7 +35,6 @@ __all__ = [
 Array = NDArray[Any]
 
 MSD_DELAYS = (30, 31)
-_GATES = {"lstm": "ifgo", "peephole": "ifgo", "nfg": "igo"}  # the order of the rows of the weights
 _FRESH = 2560  # test sequences, as in the paper of 1997
 _IN_A_ROW = 2000  # training sequences that must be right one after another, as there
 
@@ -109,9 +108,8 @@ class Learner:
         self._seen: Array = np.empty(0)
         bias = {name: encoder.parameters[name].copy() for name in ("bias_ih_l0", "bias_hh_l0")}
         for gate, value in biases.items():
-            first = _GATES[cell].index(gate) * hidden_size
-            bias["bias_ih_l0"][first : first + hidden_size] = value
-            bias["bias_hh_l0"][first : first + hidden_size] = 0.0
+            rows = encoder.gate_rows("bias_ih_l0", gate)
+            bias["bias_ih_l0"][rows], bias["bias_hh_l0"][rows] = value, 0.0
         encoder.load_parameters(bias, strict=False)
 
     @property
@@ -234,7 +232,7 @@ def train_adding(seed: int) -> Result:
         2,
         4,
         1,
-        cell="nfg",
+        cell="lstm1997",
         biases={"i": -3.0},
         every_step=False,
         rng=rng,
@@ -261,7 +259,7 @@ def train_temporal_order(kind: str, hidden_size: int, seed: int) -> Result:
         8,
         hidden_size,
         4 if kind == "6a" else 8,
-        cell="nfg",
+        cell="lstm1997",
         biases={"i": -3.0},
         every_step=False,
         rng=rng,
@@ -291,7 +289,7 @@ def train_embedded_reber(seed: int) -> Result:
     """The embedded Reber grammar."""
     rng = np.random.default_rng(seed)
     learner = Learner(
-        7, 6, 7, cell="nfg", biases={}, every_step=True, rng=rng, learning_rate=0.04, beta2=0.98
+        7, 6, 7, cell="lstm1997", biases={}, every_step=True, rng=rng, learning_rate=0.04, beta2=0.98
     )
     train, test = make_embedded_reber(256, random_state=rng), make_embedded_reber(256, random_state=rng)
     following = Sequences(train[1][:, None], train[0].offsets)

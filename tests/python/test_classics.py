@@ -55,7 +55,7 @@ def test_outputs_that_are_not_numbers_solve_nothing():
     _, wrong = tasks._measured(np.full((len(y), 1), np.nan, np.float32), y, mask)
     assert wrong.all()
     learner = tasks.Learner(
-        7, 2, 7, cell="nfg", biases={}, every_step=True, rng=np.random.default_rng(0), learning_rate=0.1
+        7, 2, 7, cell="lstm1997", biases={}, every_step=True, rng=np.random.default_rng(0), learning_rate=0.1
     )
     learner.network.flat[:] = np.nan
     learner.network.parameters_changed()

@@ -202,8 +202,8 @@ def _set_biases(layer: Any, function: str, draw: Callable[[], dict[str, np.ndarr
     for suffix in _suffixes(parameters):
         ih, hh = parameters[f"bias_ih_{suffix}"].copy(), parameters[f"bias_hh_{suffix}"].copy()
         for gate, value in draw().items():
-            ih[_rows(layer, gate_names(layer), gate)] = value
-            hh[_rows(layer, gate_names(layer, recurrent=True), gate)] = 0
+            ih[layer.gate_rows("bias_ih", gate)] = value
+            hh[layer.gate_rows("bias_hh", gate)] = 0
         changed |= {f"bias_ih_{suffix}": ih, f"bias_hh_{suffix}": hh}
     layer.load_parameters(changed, strict=False)
 
@@ -211,8 +211,3 @@ def _set_biases(layer: Any, function: str, draw: Callable[[], dict[str, np.ndarr
 def _suffixes(parameters: dict[str, np.ndarray]) -> Iterator[str]:
     """ "l0", "l0_reverse", ...: the layers and directions."""
     return (name.removeprefix("bias_ih_") for name in parameters if name.startswith("bias_ih_"))
-
-
-def _rows(layer: Any, gates: tuple[str, ...], gate: str) -> slice:
-    begin = sum(layer.gate_size(name) for name in gates[: gates.index(gate)])
-    return slice(begin, begin + layer.gate_size(gate))

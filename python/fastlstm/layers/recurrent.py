@@ -331,6 +331,12 @@ class LSTM(Parameterized):
         """Rows of a gate: hidden_size, or the number of memory blocks for a gate of theirs."""
         return self.hidden_size // self.cells_per_block if gate in SHARED else self.hidden_size
 
+    def gate_rows(self, name: str, gate: str) -> slice:
+        """Rows of a gate, by letter, in a parameter; see :meth:`gates_of`."""
+        gates = self.gates_of(name)
+        begin = sum(self.gate_size(before) for before in gates[: gates.index(gate)])
+        return slice(begin, begin + self.gate_size(gate))
+
     def _memory_blocks(self) -> MemoryBlocks:
         size = self.cells_per_block
         if self.cell.startswith(_WITHOUT_BLOCKS):
