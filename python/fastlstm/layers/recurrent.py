@@ -182,8 +182,11 @@ class LSTM(Parameterized):
         Read-only views under PyTorch's names: ``weight_ih_l0`` (gates*hidden, input), ``weight_hh_l0``
         (gates*hidden, hidden), ``bias_ih_l0``, ``bias_hh_l0``, ..., ``_reverse`` for the second direction;
         gates i, f, g, o.
+    directions : int
+        2 if bidirectional, else 1.
     recurrent_size, output_size : int
-        Size of h, and features per step of the output.
+        Size of h (hidden_size, or proj_size), and features per step of the output: directions * (hidden_size, or
+        proj_size + output_proj_size).
     n_threads : int
         Threads a call may use; 0 (default) = the process default.
 
@@ -286,6 +289,9 @@ class LSTM(Parameterized):
             self.proj_size,
             self.output_proj_size,
         )
+        self.directions = 2 if self.bidirectional else 1
+        self.recurrent_size = int(self._core.recurrent_size)
+        self.output_size = int(self._core.output_size) * self.directions
         self.cells_per_block = as_size(cells_per_block, "cells_per_block")
         self._blocks = None if self.cells_per_block == 1 else self._memory_blocks()
         self.learn_initial_state = bool(learn_initial_state)
@@ -300,21 +306,6 @@ class LSTM(Parameterized):
         drawn = sum(math.prod(shape) for _, shape in shapes)
         values[:drawn] = as_generator(random_state).uniform(-bound, bound, drawn)
         self._allocate(values)
-
-    @property
-    def directions(self) -> int:
-        """2 if bidirectional, else 1."""
-        return 2 if self.bidirectional else 1
-
-    @property
-    def output_size(self) -> int:
-        """Features per step of the output: directions * (hidden_size, or proj_size + output_proj_size)."""
-        return self._core.output_size * self.directions
-
-    @property
-    def recurrent_size(self) -> int:
-        """Size of h: hidden_size, or proj_size."""
-        return self._core.recurrent_size
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -820,7 +811,9 @@ class LSTM(Parameterized):
     def empty_states(self, n: int) -> tuple[np.ndarray, ...]:
         """Uninitialised arrays for the states of `n` sequences, (num_layers * directions, n, size) each."""
         rows, rest = self.num_layers * self.directions, self._core.n_states - 1
-        h = np.empty((rows, n, self._core.recurrent_size), self.dtype)
+        h = np.empty((rows, n, self.recurrent_size), self.dtype)
+        if rest == 1:
+            return h, np.empty((rows, n, self.hidden_size), self.dtype)
         return (h, *[np.empty((rows, n, self.hidden_size), self.dtype) for _ in range(rest)])
 
     def _check_state(self, state: Any, n: int, name: str) -> tuple[np.ndarray | None, ...] | None:

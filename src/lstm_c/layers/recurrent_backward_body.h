@@ -416,6 +416,13 @@ static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index, 
     }
 }
 
+static void FL_T(add_products)(real *restrict sums, const real *restrict a, const real *restrict b,
+                               int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        sums[i] += a[i] * b[i];
+}
+
 /* Gradients of the peepholes of panels [first, end): sums over all real steps of the slot's
  * gradient times the state it saw, one unit one sum. */
 static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int index, int64_t first,
@@ -429,11 +436,11 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
     int64_t gate_first = fl_main_part(layer)->gate_first;
     int reverse = index % layer->directions;
     FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
-    int64_t unit_end = end * lanes < hidden ? end * lanes : hidden;
     for (int p = 0; p < layer->cell.n_peepholes; p++) {
         const fl_peephole *peephole = &layer->cell.peephole[p];
-        for (int64_t unit = first * lanes; unit < unit_end; unit++)
-            to.peephole[p * hidden + unit] = 0;
+        real *sums = to.peephole + p * hidden;
+        for (int64_t unit = first * lanes; unit < end * lanes && unit < hidden; unit++)
+            sums[unit] = 0;
         for (int64_t step = 0; step < ragged->steps; step++) {
             fl_moment moment = fl_ragged_moment(ragged, step, reverse);
             for (int64_t s = 0; s < moment.rows; s++) {
@@ -441,12 +448,14 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
                 if (peephole->current)
                     state = (const real *)tape->state + (moment.row0 + s) * state_row;
                 state += peephole->state * layer->plane;
-                const real *gates =
-                    (const real *)tape->gates + (moment.row0 + s) * layer->gate_row + gate_first;
-                for (int64_t unit = first * lanes; unit < unit_end; unit++)
-                    to.peephole[p * hidden + unit] +=
-                        state[unit] *
-                        gates[(unit / lanes * slots + peephole->slot) * lanes + unit % lanes];
+                const real *gates = (const real *)tape->gates +
+                                    (moment.row0 + s) * layer->gate_row + gate_first +
+                                    peephole->slot * lanes;
+                for (int64_t panel = first; panel < end; panel++) {
+                    int64_t left = hidden - panel * lanes, count = left < lanes ? left : lanes;
+                    FL_T(add_products)(sums + panel * lanes, state + panel * lanes,
+                                       gates + panel * slots * lanes, count);
+                }
             }
         }
     }

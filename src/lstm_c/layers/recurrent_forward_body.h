@@ -92,7 +92,8 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
 
 /* One step of part `p` of the share: rows with a predecessor, then rows that start here. */
 static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int p, int64_t step,
-                               const fl_share *share, const real *projected)
+                               const fl_moment *moment, const fl_share *share,
+                               const real *projected)
 {
     const fl_recurrent *layer = run->layer;
     const fl_part *part = &layer->part[p];
@@ -106,8 +107,7 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
             state_row = layer->state_row, block_first, block_end;
     FL_T(share_blocks)(part, share, &block_first, &block_end);
     projected = part->sees_x ? projected : NULL;
-    fl_moment moment = fl_ragged_moment(&tape->ragged, step, reverse);
-    int64_t row_end = share->row_end < moment.rows ? share->row_end : moment.rows;
+    int64_t row_end = share->row_end < moment->rows ? share->row_end : moment->rows;
     real *y = (real *)level->y + reverse * layer->output;
     FL_T(fl_step)
     s = {.units = hidden,
@@ -127,8 +127,9 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
          .decay_row = 1,
          .saved_row = layer->gate_row};
     for (int64_t row = share->row_first; row < row_end; row += s.rows) {
-        int continues = row < moment.with_previous;
-        int64_t stop = continues && moment.with_previous < row_end ? moment.with_previous : row_end;
+        int continues = row < moment->with_previous;
+        int64_t stop =
+            continues && moment->with_previous < row_end ? moment->with_previous : row_end;
         s.rows = stop - row;
         s.init = projected
                      ? projected + (row - share->row_first) * layer->gate_row + part->gate_first
@@ -136,14 +137,14 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
         s.init_row = projected ? layer->gate_row : 0;
         s.x = projected || !part->sees_x
                   ? NULL
-                  : (const real *)level->x + (moment.row0 + row) * packed->input;
-        s.h_prev = continues ? y + (moment.previous0 + row) * y_row
+                  : (const real *)level->x + (moment->row0 + row) * packed->input;
+        s.h_prev = continues ? y + (moment->previous0 + row) * y_row
                              : (const real *)direction->h0 + row * layer->recurrent;
         s.h_prev_row = continues ? y_row : layer->recurrent;
         s.h = fl_projects(layer) ? (real *)direction->unprojected +
-                                       (tape->training ? moment.row0 + row : row) * layer->wide
-                                 : y + (moment.row0 + row) * y_row;
-        s.decay = tape->decay ? (const real *)tape->decay + moment.row0 + row : NULL;
+                                       (tape->training ? moment->row0 + row : row) * layer->wide
+                                 : y + (moment->row0 + row) * y_row;
+        s.decay = tape->decay ? (const real *)tape->decay + moment->row0 + row : NULL;
         s.mask = direction->mask ? (const real *)direction->mask + row * layer->plane : NULL;
         s.mask_row = layer->plane;
         s.state_prev = (real *)direction->state0[step & 1] + row * state_row;
@@ -151,10 +152,10 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
         if (tape->training) {
             if (continues)
                 s.state_prev =
-                    (const real *)direction->state + (moment.previous0 + row) * state_row;
-            s.state = (real *)direction->state + (moment.row0 + row) * state_row;
-            s.saved =
-                (real *)direction->gates + (moment.row0 + row) * layer->gate_row + part->gate_first;
+                    (const real *)direction->state + (moment->previous0 + row) * state_row;
+            s.state = (real *)direction->state + (moment->row0 + row) * state_row;
+            s.saved = (real *)direction->gates + (moment->row0 + row) * layer->gate_row +
+                      part->gate_first;
         }
         if (cell->state_recurs) {
             s.h_prev = s.state_prev;
@@ -167,7 +168,7 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
             s.weight_x = packed->part[p].weight_g;
         }
         if (!by_itself) {
-            int64_t at = tape->training ? moment.row0 + row : row;
+            int64_t at = tape->training ? moment->row0 + row : row;
             FL_T(fl_pass_made)(layer, cell, (real *)direction->made_h + at * layer->plane,
                                (real *)direction->made_state + at * layer->made_row, &s);
         }
@@ -176,8 +177,8 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
 }
 
 /* Output of a step of the share from what its cells put out. */
-static void FL_T(project_output)(const FL_T(fl_forward_run) * run, int index, int64_t step,
-                                 const fl_share *share)
+static void FL_T(project_output)(const FL_T(fl_forward_run) * run, int index,
+                                 const fl_moment *moment, const fl_share *share)
 {
     const fl_recurrent *layer = run->layer;
     const fl_tape *tape = run->tape;
@@ -186,9 +187,8 @@ static void FL_T(project_output)(const FL_T(fl_forward_run) * run, int index, in
             y_row = layer->output * layer->directions, block_first = 0, block_end = blocks;
     if (share->splits_units)
         fl_split(blocks, share->rank, share->group_size, &block_first, &block_end);
-    fl_moment moment = fl_ragged_moment(&tape->ragged, step, reverse);
     int64_t first = share->row_first,
-            end = share->row_end < moment.rows ? share->row_end : moment.rows;
+            end = share->row_end < moment->rows ? share->row_end : moment->rows;
     if (first >= end)
         return;
     FL_T(fl_gemm)
@@ -198,7 +198,7 @@ static void FL_T(project_output)(const FL_T(fl_forward_run) * run, int index, in
             .block_first = block_first,
             .block_end = block_end,
             .a = (const real *)tape->directions[index].unprojected +
-                 (tape->training ? moment.row0 + first : first) * layer->wide,
+                 (tape->training ? moment->row0 + first : first) * layer->wide,
             .a_row = layer->wide,
             .a_depth = 1,
             .b = layer->packed[index].projection,
@@ -206,7 +206,7 @@ static void FL_T(project_output)(const FL_T(fl_forward_run) * run, int index, in
             .b_depth = width,
             .vectors = FL_BLOCK_VECTORS,
             .c = (real *)tape->layers[index / layer->directions].y + reverse * layer->output +
-                 (moment.row0 + first) * y_row,
+                 (moment->row0 + first) * y_row,
             .c_row = y_row};
     run->kernels->gemm(&gemm);
 }
@@ -236,12 +236,12 @@ static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int t
                 used += row_end > share->row_first ? row_end - share->row_first : 0;
             }
             for (int p = 0; p < layer->n_parts; p++) {
-                FL_T(forward_step)(run, index, p, step, share, projected);
+                FL_T(forward_step)(run, index, p, step, &moment, share, projected);
                 if (share->splits_units)
                     fl_barrier_wait(&run->group[share->group], share->group_size);
             }
             if (fl_projects(layer)) {
-                FL_T(project_output)(run, index, step, share);
+                FL_T(project_output)(run, index, &moment, share);
                 if (share->splits_units)
                     fl_barrier_wait(&run->group[share->group], share->group_size);
             }
