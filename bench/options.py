@@ -58,6 +58,7 @@ REGULARISERS: dict[str, dict[str, Any]] = {
 MORE: dict[str, dict[str, Any]] = {
     "peephole": {"cell": "peephole"},
     "fgr": {"cell": "fgr"},
+    "layer_norm": {"layer_norm": True},
     "proj_size": {},  # of half the hidden size
 }
 

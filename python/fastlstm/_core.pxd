@@ -36,6 +36,7 @@ cdef extern from "fastlstm.h" nogil:
         int64_t proj_size
         int64_t output_proj_size
         int32_t truncated
+        int32_t layer_norm
         double dropout
 
     ctypedef struct fl_parameter:

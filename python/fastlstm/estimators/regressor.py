@@ -58,6 +58,8 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         Cells of a memory block, whose gates they have in common (Hochreiter & Schmidhuber 1997).
     proj_size : int, default=0
         Size of the recurrent projection of an LSTM (Sak et al. 2014); 0: none.
+    layer_norm : bool, default=False
+        Whether the products of a step and the cell state are normalised over the units (Ba et al. 2016).
     learn_initial_state : bool, default=False
         Whether the states that a sequence starts from are learned; they are zero otherwise.
     truncated : bool, default=False
@@ -187,6 +189,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         time_decay: str = "log",
         cells_per_block: int = 1,
         proj_size: int = 0,
+        layer_norm: bool = False,
         learn_initial_state: bool = False,
         truncated: bool = False,
         bidirectional: bool = False,
@@ -227,6 +230,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         self.time_decay = time_decay
         self.cells_per_block = cells_per_block
         self.proj_size = proj_size
+        self.layer_norm = layer_norm
         self.learn_initial_state = learn_initial_state
         self.truncated = truncated
         self.bidirectional = bidirectional

@@ -38,6 +38,7 @@ _ROWS = {
     "fgr": ("ifgo", "ifgo", "ifo"),
 }
 _WITHOUT_BLOCKS = ("rnn", "gru", "peephole")
+_UNNORMALIZED = ("gru_before", "tlstm", "fgr", "lstm1997_gates")
 _UNPROJECTED = ("rnn", "gru", "tlstm", "peephole_article")
 _IDENTITY = {"lstm": "noaf", "peephole": "peephole_identity", "peephole_article": "peephole_article_identity"}
 
@@ -144,6 +145,12 @@ class LSTM(Parameterized):
         Cells of a memory block, which have one input, forget and output gate in common (Hochreiter and Schmidhuber
         1997); a divisor of `hidden_size`. The gates then have hidden_size / cells_per_block rows in the matrices and
         biases. Not for the plain recurrent cells, the GRUs and the cells with peepholes.
+    layer_norm : bool, default=False
+        Normalise W x, U h_prev and, before the output squashing, c over their units, each to mean 0 and variance 1
+        (plus 1e-5), times a learned gain: gates = LN(W x) + LN(U h_prev) + b, h = o * tanh(LN(c)) (Ba, Kiros and
+        Hinton, arXiv 1607.06450). Parameters ``weight_ln_ih`` (gates*hidden,), ``weight_ln_hh`` (gates*hidden,),
+        and for a cell with h = o * tanh(c) ``weight_ln_c``, ``bias_ln_c`` (hidden,). Not for "tlstm",
+        "gru_before", the cells whose gates recur, and cells_per_block above 1.
     dropout : float, default=0.0
         Fraction of each layer's input dropped between layers while training: one mask per sequence.
     recurrent_dropout : float, default=0.0
@@ -217,6 +224,7 @@ class LSTM(Parameterized):
         cells_per_block: int = 1,
         proj_size: int = 0,
         output_proj_size: int = 0,
+        layer_norm: bool = False,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         weight_dropout: float = 0.0,
@@ -259,6 +267,11 @@ class LSTM(Parameterized):
             raise ValueError("output_proj_size goes with a proj_size of at least 1")
         if self.proj_size and cell.startswith(_UNPROJECTED):
             raise ValueError(f"the cell {cell!r} takes no projection; proj_size must be 0, got {proj_size}")
+        self.layer_norm = bool(layer_norm)
+        if self.layer_norm and cell.startswith(_UNNORMALIZED):
+            raise ValueError(f"the cell {cell!r} has no layer normalisation; layer_norm must be False")
+        if self.layer_norm and cells_per_block != 1:
+            raise ValueError(f"layer_norm goes with cells_per_block 1, got cells_per_block {cells_per_block}")
         self.cell = cell
         self.cell_activation = cell_activation
         self.time_decay = time_decay
@@ -288,6 +301,7 @@ class LSTM(Parameterized):
             self.truncated,
             self.proj_size,
             self.output_proj_size,
+            self.layer_norm,
         )
         self.directions = 2 if self.bidirectional else 1
         self.recurrent_size = int(self._core.recurrent_size)
@@ -306,6 +320,11 @@ class LSTM(Parameterized):
         drawn = sum(math.prod(shape) for _, shape in shapes)
         values[:drawn] = as_generator(random_state).uniform(-bound, bound, drawn)
         self._allocate(values)
+        for name, view in self._views(self._flat).items():
+            if name.startswith("weight_ln_"):
+                view[...] = 1.0
+            elif name.startswith("bias_ln_"):
+                view[...] = 0.0
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -369,6 +388,7 @@ class LSTM(Parameterized):
             "cells_per_block": self.cells_per_block,
             "proj_size": self.proj_size,
             "output_proj_size": self.output_proj_size,
+            "layer_norm": self.layer_norm,
             "dropout": self.dropout,
             "recurrent_dropout": self.recurrent_dropout,
             "weight_dropout": self.weight_dropout,

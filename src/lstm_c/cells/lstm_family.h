@@ -124,3 +124,69 @@ FL_INLINE void FL_T(lstm_family_backward)(FL_T(fl_unit) * u, const fl_lstm_varia
     }
     u->dstate[0] = dc_prev;
 }
+
+/* Layer normalisation of c: h = o * squash(bias + gain * normed). */
+FL_INLINE vec FL_T(normed_squash)(const FL_T(fl_normed_output) * s, int64_t row, int64_t unit,
+                                  const fl_lstm_variant v)
+{
+    vec normed = v_load(s->normed + row * s->normed_row + unit);
+    return FL_T(squash_output)(v_fma(v_load(s->gain + unit), normed, v_load(s->bias + unit)), v);
+}
+
+FL_INLINE real *FL_T(output_gate)(const FL_T(fl_normed_output) * s, int64_t row, int64_t unit,
+                                  const int slots, const fl_lstm_variant v)
+{
+    return s->gates + row * s->gates_row + unit * slots + v.o * FL_LANES;
+}
+
+FL_INLINE void FL_T(lstm_family_normed_output)(const FL_T(fl_normed_output) * s, const int slots,
+                                               const fl_lstm_variant v)
+{
+    for (int64_t row = 0; row < s->rows; row++)
+        for (int64_t unit = 0; unit < s->units; unit += FL_LANES) {
+            vec h = FL_T(normed_squash)(s, row, unit, v);
+            if (v.o >= 0)
+                h *= v_load(FL_T(output_gate)(s, row, unit, slots, v));
+            FL_T(store_column)(s->h + row * s->h_row, h, unit, s->units);
+        }
+}
+
+FL_INLINE void FL_T(lstm_family_normed_output_gradient)(const FL_T(fl_normed_output) * s,
+                                                        const int slots, const fl_lstm_variant v)
+{
+    const vec one = v_set1(1);
+    for (int64_t row = 0; row < s->rows; row++)
+        for (int64_t unit = 0; unit < s->units; unit += FL_LANES) {
+            vec squashed = FL_T(normed_squash)(s, row, unit, v), o = one, dpre = v_zero(),
+                dh = v_load(s->dh + row * s->dh_row + unit);
+            if (s->dy)
+                dh += FL_T(load_column)(s->dy + row * s->dy_row, unit, s->units);
+            if (v.o >= 0) {
+                o = v_load(FL_T(output_gate)(s, row, unit, slots, v));
+                dpre = dh * squashed * o * (one - o);
+            }
+            if (v.peepholes && v.o >= 0 && s->peephole) {
+                real *dstate = s->dstate + row * s->dstate_row + unit;
+                vec weight = v_load(s->peephole + 2 * s->state_plane + unit);
+                v_store(dstate, v_fma(dpre, weight, v_load(dstate)));
+            }
+            vec dsquashed = dh * o;
+            if (!v.linear_output)
+                dsquashed *= FL_T(output_slope)(squashed, v);
+            v_store(s->doutput_gate + row * s->doutput_gate_row + unit, dpre);
+            v_store(s->dsquashed + row * s->dsquashed_row + unit, dsquashed);
+        }
+}
+
+FL_INLINE void FL_T(lstm_family_add_output_gate)(const FL_T(fl_normed_output) * s, const int slots,
+                                                 const fl_lstm_variant v)
+{
+    if (v.o < 0)
+        return;
+    for (int64_t row = 0; row < s->rows; row++)
+        for (int64_t unit = 0; unit < s->units; unit += FL_LANES) {
+            real *gate = FL_T(output_gate)(s, row, unit, slots, v);
+            v_store(gate,
+                    v_load(gate) + v_load(s->doutput_gate + row * s->doutput_gate_row + unit));
+        }
+}

@@ -73,6 +73,8 @@ typedef struct fl_recurrent_config {
     int64_t proj_size, output_proj_size;
     int32_t truncated; /* backward: errors stop where they arrive at the net input of a gate or cell
                           from the step before; for cells with a state and one product a step */
+    int32_t layer_norm; /* normalise x W, h U and, where h = o * squash(c), c; for cells with one
+                           product a step and no gates that recur */
 } fl_recurrent_config;
 
 fl_status fl_recurrent_create(const fl_recurrent_config *config, fl_recurrent **layer);
@@ -92,7 +94,11 @@ typedef enum fl_parameter_kind {
     FL_BIAS_HH = 3,
     FL_PEEPHOLE = 4,  /* of the input gate; 5 the forget gate's, 6 the output gate's */
     FL_WEIGHT_GG = 7, /* from gates of the step before to gates */
-    FL_WEIGHT_HR = 8  /* (proj_size + output_proj_size, hidden) */
+    FL_WEIGHT_HR = 8, /* (proj_size + output_proj_size, hidden) */
+    FL_NORM_IH = 9,   /* gains of layer normalisation, of x W, 10 of h U, 11 of c */
+    FL_NORM_HH = 10,
+    FL_NORM_C = 11,
+    FL_NORM_BIAS = 12 /* what it adds to c */
 } fl_parameter_kind;
 typedef struct fl_parameter {
     int32_t kind, layer, direction;

@@ -132,10 +132,78 @@ typedef struct FL_T(fl_backstep) {
     int64_t gates_row;
 } FL_T(fl_backstep);
 
+/* Layer normalisation of rows of `width` values, whole vectors: normed = (x - mean) * scale, where
+ * mean and 1 / scale^2 (the variance, and a small number) are over what counts; y = base + gain *
+ * normed. */
+#ifndef FL_NORM_EPSILON
+#define FL_NORM_EPSILON 1e-5 /* of a variance */
+#endif
+typedef struct FL_T(fl_norm_plan) {
+    int64_t width;
+    const real *counts; /* (width) 1 for a value that counts, else 0: then normed is 0 */
+    const real *gain;   /* (width) 0 where nothing counts */
+    real share;         /* 1 / how many count */
+} FL_T(fl_norm_plan);
+typedef struct FL_T(fl_norm) {
+    FL_T(fl_norm_plan) plan;
+    int64_t rows;
+    const real *x;
+    int64_t x_row;
+    real *normed; /* may be x */
+    int64_t normed_row;
+    real *scale; /* one a row */
+    int64_t scale_row;
+    const real *base; /* of y */
+    int64_t base_row;
+    real *y; /* may be x or base, or NULL */
+    int64_t y_row;
+} FL_T(fl_norm);
+
+/* Back through it: normed becomes the gradient of x. */
+typedef struct FL_T(fl_norm_gradient) {
+    FL_T(fl_norm_plan) plan;
+    int64_t rows;
+    const real *dy;
+    int64_t dy_row;
+    real *normed;
+    int64_t normed_row;
+    const real *scale;
+    int64_t scale_row;
+    real *dgain; /* (rows, .) += */
+    int64_t dgain_row;
+} FL_T(fl_norm_gradient);
+
+/* The output of a cell with h = o * squash(c), from the normalised c: squash(bias + gain * normed)
+ * in place of squash(c), for rows whose gates and state are known. */
+typedef struct FL_T(fl_normed_output) {
+    int64_t rows, units;
+    const real *normed, *gain, *bias; /* (rows, plane), (plane) */
+    int64_t normed_row;
+    real *gates; /* activated, as a step saves them; backward: gradients but for the output gate,
+                    to which the one of `doutput_gate` is added */
+    int64_t gates_row;
+    real *h; /* forward: = */
+    int64_t h_row;
+    /* backward */
+    const real *dh, *dy; /* gradient of h, in two parts, the second one (rows, units) or NULL */
+    int64_t dh_row, dy_row;
+    real *doutput_gate; /* (rows, plane) gradient of the output gate's pre-activation = */
+    int64_t doutput_gate_row;
+    real *dsquashed; /* (rows, plane) gradient of bias + gain * normed = */
+    int64_t dsquashed_row;
+    real *dstate; /* state 0: += what comes through the output gate's peephole */
+    int64_t dstate_row, state_plane;
+    const real *peephole; /* as in a step, or NULL */
+} FL_T(fl_normed_output);
+
 typedef struct FL_T(fl_cell) {
     const fl_cell_facts *facts;
     void (*forward)(const FL_T(fl_step) *);
     void (*backward)(const FL_T(fl_backstep) *);
+    /* NULL where h is not o * squash(c) */
+    void (*normed_output)(const FL_T(fl_normed_output) *);
+    void (*normed_output_gradient)(const FL_T(fl_normed_output) *);
+    void (*add_output_gate)(const FL_T(fl_normed_output) *);
 } FL_T(fl_cell);
 
 /* Hyper-parameters of one optimiser step; a field that a rule does not use is ignored. */
@@ -210,6 +278,8 @@ typedef struct FL_T(fl_kernels) {
     /* y[i] *= factor[i] */
     void (*multiply)(real *y, const real *factor, int64_t count);
     double (*sum_squares)(const real *x, int64_t count);
+    void (*normalize)(const FL_T(fl_norm) *);
+    void (*normalize_gradient)(const FL_T(fl_norm_gradient) *);
     double (*ctc)(const FL_T(fl_ctc_sequence) *); /* the loss; gradient = */
     /* by kind: sgd (slot0 the momentum buffer or NULL), rmsprop, adam, adamw, nadam */
     void (*optimizer[5])(const FL_T(fl_optimizer) *);

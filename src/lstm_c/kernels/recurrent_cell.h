@@ -168,7 +168,13 @@ static void CELL_(backward_step)(const FL_T(fl_backstep) * s)
                  0);
 }
 
+#ifndef FL_CELL_SQUASHES
+/* null pointers in the table: what it puts out is not o * squash(c) */
+enum { CELL_(normed_output) = 0, CELL_(normed_output_gradient) = 0, CELL_(add_output_gate) = 0 };
+#endif
+
 #undef FL_CELL
+#undef FL_CELL_SQUASHES
 #undef FL_CELL_FUSED
 #undef FL_CELL_TILE
 #undef FL_CELL_UNROLL

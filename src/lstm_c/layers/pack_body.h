@@ -6,6 +6,7 @@
  * NULL where the layer has none. */
 typedef struct FL_T(fl_arrays) {
     real *weight_ih, *weight_hh, *bias_ih, *bias_hh, *peephole, *weight_gg, *weight_hr;
+    real *norm_ih, *norm_hh, *norm_c, *norm_bias;
 } FL_T(fl_arrays);
 
 static FL_T(fl_arrays) FL_T(arrays_of)(const fl_recurrent *layer, int index, const void *flat)
@@ -23,6 +24,14 @@ static FL_T(fl_arrays) FL_T(arrays_of)(const fl_recurrent *layer, int index, con
     }
     a.weight_gg = a.peephole + layer->cell.n_peepholes * hidden;
     a.weight_hr = a.weight_gg + layer->cell.g_gates * hidden * fl_recurring_gates(layer);
+    if (layer->config.layer_norm) {
+        a.norm_ih = a.weight_hr + (fl_projects(layer) ? layer->output * hidden : 0);
+        a.norm_hh = a.norm_ih + x_rows;
+    }
+    if (layer->normalizes_c) {
+        a.norm_c = a.norm_hh + h_rows;
+        a.norm_bias = a.norm_c + hidden;
+    }
     return a;
 }
 
@@ -84,6 +93,37 @@ static void FL_T(pack_bias)(const fl_recurrent *layer, const fl_part *part, cons
         real sum = bias_ih && x_row >= 0 ? bias_ih[x_row] : 0;
         packed[column] = bias_hh && h_row >= 0 ? sum + bias_hh[h_row] : sum;
     }
+}
+
+/* Gains in the columns of the gates, slot s taking gate gate_of[s]. */
+static void FL_T(pack_gains)(const fl_recurrent *layer, const real *gains, const int *gate_of,
+                             fl_packed_norm *norm)
+{
+    const fl_part *part = fl_main_part(layer);
+    int64_t count = 0;
+    for (int64_t column = 0; column < part->gate_stride; column++) {
+        int64_t row = fl_weight_row(layer, part, column, gate_of);
+        ((real *)norm->counts)[column] = row >= 0;
+        ((real *)norm->gain)[column] = row >= 0 ? gains[row] : 0;
+        count += row >= 0;
+    }
+    norm->share = 1.0 / (double)count;
+}
+
+static void FL_T(pack_norms)(const fl_recurrent *layer, const FL_T(fl_arrays) * arrays,
+                             fl_packed *packed)
+{
+    const fl_part *part = fl_main_part(layer);
+    FL_T(pack_gains)(layer, arrays->norm_ih, part->cell.x_gate, &packed->norm[FL_NORM_OF_X]);
+    FL_T(pack_gains)(layer, arrays->norm_hh, part->cell.h_gate, &packed->norm[FL_NORM_OF_H]);
+    fl_packed_norm *of_c = &packed->norm[FL_NORM_OF_C];
+    for (int64_t unit = 0; unit < layer->plane; unit++) {
+        int counts = arrays->norm_c && unit < layer->config.hidden_size;
+        ((real *)of_c->counts)[unit] = (real)counts;
+        ((real *)of_c->gain)[unit] = counts ? arrays->norm_c[unit] : 0;
+        ((real *)packed->norm_bias)[unit] = counts ? arrays->norm_bias[unit] : 0;
+    }
+    of_c->share = 1.0 / (double)layer->config.hidden_size;
 }
 
 static void FL_T(copy_row)(real *to, const real *from, int64_t count)

@@ -25,6 +25,8 @@ static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const
 #define FL_SUFFIX f32
 #include "layers/parts_body.h"
 #include "layers/pack_body.h"
+#include "layers/normalized_step_body.h"
+#include "layers/normalized_gradient_body.h"
 #include "layers/recurrent_backward_body.h"
 #include "layers/recurrent_forward_body.h"
 #include "layers/recurrent_load_body.h"
@@ -32,12 +34,27 @@ static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const
 #define FL_SUFFIX f64
 #include "layers/parts_body.h"
 #include "layers/pack_body.h"
+#include "layers/normalized_step_body.h"
+#include "layers/normalized_gradient_body.h"
 #include "layers/recurrent_backward_body.h"
 #include "layers/recurrent_forward_body.h"
 #include "layers/recurrent_load_body.h"
 #undef FL_SUFFIX
 
 enum { CHUNK_BYTES = 256 * 1024 }; /* hoisted projections of a thread: well inside L2 */
+
+fl_normed fl_take_normed(const fl_recurrent *layer, int64_t rows, int keeps_x, fl_arena *arena)
+{
+    fl_normed made = {0};
+    if (!layer->config.layer_norm)
+        return made;
+    made.x = keeps_x ? fl_arena_take(arena, rows * layer->gate_row, layer->real_size) : NULL;
+    made.h = fl_arena_take(arena, rows * layer->gate_row, layer->real_size);
+    made.c =
+        layer->normalizes_c ? fl_arena_take(arena, rows * layer->plane, layer->real_size) : made.h;
+    made.scale = fl_arena_take(arena, rows * FL_NORMS, layer->real_size);
+    return made;
+}
 
 static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
                         int n_threads, int64_t chunk_rows, fl_arena *arena)
@@ -94,6 +111,8 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         if (fl_projects(layer))
             made.unprojected = fl_arena_take(
                 arena, (tape->training ? ragged->rows : ragged->n) * layer->wide, size);
+        made.normed =
+            fl_take_normed(layer, tape->training ? ragged->rows : ragged->n, tape->training, arena);
         if (!measuring)
             tape->directions[index] = made;
     }
@@ -186,6 +205,14 @@ static int parameter_shapes(const fl_recurrent *layer, int64_t input, fl_paramet
     if (fl_projects(layer))
         shapes[count++] =
             (fl_parameter){.kind = FL_WEIGHT_HR, .rows = layer->output, .columns = hidden};
+    if (layer->config.layer_norm) {
+        shapes[count++] = (fl_parameter){.kind = FL_NORM_IH, .rows = x_rows};
+        shapes[count++] = (fl_parameter){.kind = FL_NORM_HH, .rows = h_rows};
+    }
+    if (layer->normalizes_c) {
+        shapes[count++] = (fl_parameter){.kind = FL_NORM_C, .rows = hidden};
+        shapes[count++] = (fl_parameter){.kind = FL_NORM_BIAS, .rows = hidden};
+    }
     return count;
 }
 
@@ -277,6 +304,13 @@ static void packed_layout(fl_recurrent *layer, fl_arena *arena)
             to->peephole =
                 fl_arena_take(arena, part->cell.n_peepholes * layer->plane, layer->real_size);
         }
+        for (int which = 0; layer->config.layer_norm && which < FL_NORMS; which++) {
+            int64_t width = which == FL_NORM_OF_C ? layer->plane : layer->gate_row;
+            packed->norm[which].counts = fl_arena_take(arena, width, layer->real_size);
+            packed->norm[which].gain = fl_arena_take(arena, width, layer->real_size);
+        }
+        if (layer->config.layer_norm)
+            packed->norm_bias = fl_arena_take(arena, layer->plane, layer->real_size);
         if (fl_projects(layer)) {
             int64_t width = FL_BLOCK_VECTORS * layer->lanes,
                     columns = (layer->output + width - 1) / width * width;
@@ -324,6 +358,10 @@ static fl_status fill_layer(fl_recurrent *layer)
     if (layer->config.proj_size && (layer->n_parts > 1 || !layer->cell.states ||
                                     layer->cell.state_recurs || layer->cell.reads_h))
         return FL_ERR_ARGUMENT;
+    if (layer->config.layer_norm && (layer->n_parts > 1 || layer->cell.gate_states))
+        return FL_ERR_ARGUMENT;
+    layer->normalizes_c = layer->config.layer_norm &&
+                          layer->isa->f32.cells[layer->part[0].cell_index].normed_output != NULL;
     status = derive_sizes(layer);
     if (status != FL_OK)
         return status;
@@ -380,7 +418,7 @@ int64_t fl_recurrent_n_parameters(const fl_recurrent *layer)
 static int arrays_a_direction(const fl_recurrent *layer)
 {
     return (layer->config.bias ? 4 : 2) + layer->cell.n_peepholes + (layer->cell.gate_states > 0) +
-           fl_projects(layer);
+           fl_projects(layer) + 2 * (layer->config.layer_norm != 0) + 2 * layer->normalizes_c;
 }
 
 int32_t fl_recurrent_n_arrays(const fl_recurrent *layer)
@@ -422,7 +460,7 @@ fl_status fl_recurrent_load(fl_recurrent *layer, const void *parameters)
 /* OVERFLOW where some array of a call on `rows` steps does not fit the address space. */
 static fl_status check_rows_fit(const fl_recurrent *layer, int64_t rows)
 {
-    int64_t wide = layer->gate_row + layer->state_row + layer->made_row + layer->plane +
+    int64_t wide = 3 * layer->gate_row + layer->state_row + layer->made_row + layer->plane +
                    layer->wide + layer->output * layer->directions + layer->config.input_size,
             total;
     return __builtin_mul_overflow(rows, 16 * wide, &total) ? FL_ERR_OVERFLOW : FL_OK;

@@ -7,7 +7,7 @@
 #include "isa/isa.h"
 #include "layers/ragged.h"
 
-enum { FL_MAX_ARRAYS = 6 + FL_MAX_PEEPHOLES }; /* of one layer and direction */
+enum { FL_MAX_ARRAYS = 10 + FL_MAX_PEEPHOLES }; /* of one layer and direction */
 
 enum { FL_MAX_PARTS = 2 };
 
@@ -28,11 +28,19 @@ typedef struct fl_part {
 typedef struct fl_packed_part {
     void *weight_x, *weight_h, *weight_g, *bias, *peephole;
 } fl_packed_part;
+/* What layer normalisation is taken of. */
+enum { FL_NORM_OF_X, FL_NORM_OF_H, FL_NORM_OF_C, FL_NORMS };
+typedef struct fl_packed_norm {
+    void *counts, *gain; /* in the columns of the gates, or of c; see fl_norm_plan */
+    double share;
+} fl_packed_norm;
 typedef struct fl_packed {
     int64_t input;  /* columns of weight_ih */
     int64_t offset; /* of weight_ih in the flat parameters; weight_hh, bias_ih, bias_hh follow */
     fl_packed_part part[FL_MAX_PARTS];
     void *projection; /* weight_hr, plain blocks */
+    fl_packed_norm norm[FL_NORMS];
+    void *norm_bias; /* (plane), of c */
 } fl_packed;
 
 struct fl_recurrent {
@@ -52,12 +60,20 @@ struct fl_recurrent {
     int64_t gate_row;                                 /* a row of gates, all parts */
     int64_t states;    /* that are carried from step to step, beside h */
     int64_t state_row; /* plane * states */
-    int64_t made_row;  /* plane * states of the parts, the made ones included */
+    int normalizes_c;
+    int64_t made_row; /* plane * states of the parts, the made ones included */
     int64_t n_parameters;
     fl_packed *packed; /* (layers * directions) */
     uint64_t id;       /* never reused in a process, never 0 */
     fl_arena arena;
 };
+
+/* With layer normalisation: what it made of the rows of the tape in training, else of (n). */
+typedef struct fl_normed {
+    void *x, *h; /* (., gate_row); x in training alone */
+    void *c;     /* (., plane) */
+    void *scale; /* (., FL_NORMS) */
+} fl_normed;
 
 /* One layer and direction of a call. */
 typedef struct fl_tape_direction {
@@ -72,6 +88,7 @@ typedef struct fl_tape_direction {
      * else (n) */
     void *made_h, *made_state;
     void *unprojected; /* with a projection: what it multiplies, (rows of the tape or n, wide) */
+    fl_normed normed;
 } fl_tape_direction;
 
 typedef struct fl_tape_layer {
@@ -106,6 +123,9 @@ FL_INLINE int fl_projects(const fl_recurrent *layer)
 {
     return layer->config.proj_size > 0;
 }
+
+/* Memory of the normalised values of `rows` rows. */
+fl_normed fl_take_normed(const fl_recurrent *layer, int64_t rows, int keeps_x, fl_arena *arena);
 
 /* Columns of weight_gg: units of the gates that recur. */
 FL_INLINE int64_t fl_recurring_gates(const fl_recurrent *layer)

@@ -22,6 +22,8 @@ typedef struct FL_T(fl_backward_run) {
     real **weight_t;       /* (layers * directions * parts) packed U^T */
     real **weight_xt;      /* packed W^T, NULL where dx is not wanted */
     real **weight_gt;      /* (layers * directions) packed weight_gg^T, a gate at a time */
+    real *norm_sums;       /* with layer normalisation: (directions, n, norm_sums_row) */
+    real *normed_scratch;  /* and (directions, n, 2 planes) */
     real *weight_gradient; /* (directions, depth, gate_row), the largest layer's */
     FL_T(fl_gradient_scratch) * scratch;
     int64_t chunk; /* rows of a weight-gradient chunk */
@@ -43,6 +45,23 @@ static int64_t FL_T(unit_blocks)(int64_t columns, int64_t lanes)
 static int64_t FL_T(input_depth)(const fl_recurrent *layer, int64_t input)
 {
     return input + layer->recurrent + fl_recurring_gates(layer) + 1;
+}
+
+/* Gradient of the product of what recurs, of packed row `row`: that of the gates, unless the
+ * product is normalised. */
+static const real *FL_T(dproduct)(const FL_T(fl_backward_run) * run, int index, int64_t row)
+{
+    const fl_tape_direction *tape = &run->tape->directions[index];
+    const real *rows = run->layer->config.layer_norm ? tape->normed.h : tape->gates;
+    return rows + row * run->layer->gate_row;
+}
+
+/* 1: the recurrent product of a part's gradient is left to the kernel of the step before. */
+static int FL_T(defers)(const fl_recurrent *layer, int p)
+{
+    const fl_cell_facts *cell = &layer->part[p].cell;
+    return !cell->is_prelude && !cell->made_recurs && !layer->config.layer_norm &&
+           !fl_projects(layer) && !layer->config.truncated;
 }
 
 /* Gradient of what recurred into part `p`, of the share's rows from `row` on: of the h that a
@@ -79,8 +98,7 @@ static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int inde
             .columns = layer->recurrent,
             .block_first = block_first,
             .block_end = block_end,
-            .a = (const real *)run->tape->directions[index].gates +
-                 (moment->row0 + row) * layer->gate_row + part->gate_first,
+            .a = FL_T(dproduct)(run, index, moment->row0 + row) + part->gate_first,
             .a_row = layer->gate_row,
             .a_depth = 1,
             .b = run->weight_t[index * layer->n_parts + p],
@@ -166,8 +184,7 @@ static void FL_T(output_gradient)(const FL_T(fl_backward_run) * run, int index,
             .columns = recurrent,
             .block_first = block_first,
             .block_end = block_end < recurring ? block_end : recurring,
-            .a = (const real *)run->tape->directions[index].gates +
-                 (moment->next0 + first) * layer->gate_row,
+            .a = FL_T(dproduct)(run, index, moment->next0 + first),
             .a_row = layer->gate_row,
             .a_depth = 1,
             .b = run->weight_t[index],
@@ -230,6 +247,19 @@ static void FL_T(receive_made)(const FL_T(fl_backward_run) * run, const fl_tape_
         s->dmade = run->dmade + place * layer->plane;
 }
 
+/* A step backward of the rows from packed row `row`, from `place` in what is kept per sequence. */
+static void FL_T(backward_normalized)(const FL_T(fl_backward_run) * run, int index, int64_t row,
+                                      int64_t place, FL_T(fl_backstep) * s)
+{
+    const fl_recurrent *layer = run->layer;
+    FL_T(fl_normed_rows)
+    at = FL_T(normed_rows)(layer, &run->tape->directions[index].normed, row);
+    FL_T(fl_norm_sums)
+    sums = FL_T(norm_sums)(layer, run->norm_sums + place * FL_T(norm_sums_row)(layer));
+    FL_T(normalized_backstep)(layer, &layer->packed[index], &at, &sums,
+                              run->normed_scratch + place * 2 * layer->plane, s);
+}
+
 /* One step backward of part `p`: rows that ran a step after, then rows that ended here. */
 static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, int p,
                                 const fl_moment *moment, const fl_share *share, int64_t block_first,
@@ -244,8 +274,7 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
     int64_t state_row = layer->state_row, level = index / layer->directions,
             reverse = index % layer->directions;
     int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows;
-    int deferred = !cell->is_prelude && !cell->made_recurs && !fl_projects(layer) &&
-                   !layer->config.truncated; /* its recurrent product joins the next step */
+    int deferred = FL_T(defers)(layer, p);
     const real *dy = cell->is_prelude || fl_projects(layer) ? NULL : FL_T(dy_of)(run, level);
     const real *y = (const real *)run->tape->layers[level].y + reverse * layer->output;
     FL_T(fl_backstep)
@@ -290,7 +319,10 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
         s.gates = (real *)tape->gates + (moment->row0 + row) * layer->gate_row + part->gate_first;
         if (run->dmade)
             FL_T(receive_made)(run, tape, cell, moment->row0 + row, reverse * n + row, &s);
-        run->kernels->cells[part->cell_index].backward(&s);
+        if (layer->config.layer_norm)
+            FL_T(backward_normalized)(run, index, moment->row0 + row, reverse * n + row, &s);
+        else
+            run->kernels->cells[part->cell_index].backward(&s);
     }
 }
 
@@ -305,8 +337,8 @@ static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, con
     for (int64_t step = ragged->steps; step-- > 0;) {
         fl_moment moment = fl_ragged_moment(ragged, step, index % layer->directions);
         for (int p = layer->n_parts; p-- > 0;) {
-            const fl_cell_facts *cell = &layer->part[p].cell;
-            int deferred = !cell->is_prelude && !cell->made_recurs;
+            /* the output's gradient takes the product of a projected h */
+            int later = FL_T(defers)(layer, p) || fl_projects(layer);
             if (fl_projects(layer)) {
                 FL_T(output_gradient)(run, index, &moment, share);
                 if (share->splits_units)
@@ -320,9 +352,9 @@ static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, con
                 continue;
             FL_T(gate_gradient)(run, index, &moment, share, block_first, block_end);
             /* what does not wait for the step before, or what leaves here to the initial states */
-            if (!deferred || run->call->dstates_in)
-                FL_T(recurrent_gradient)(run, index, p, deferred ? moment.with_previous : 0,
-                                         &moment, share, block_first, block_end);
+            if (!later || run->call->dstates_in)
+                FL_T(recurrent_gradient)(run, index, p, later ? moment.with_previous : 0, &moment,
+                                         share, block_first, block_end);
         }
     }
 }
@@ -461,6 +493,26 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
     }
 }
 
+/* What of [x, h_prev, gates, 1] shares the gradients that multiply it: all of it, or, where x W and
+ * h U are normalised, each. Returns how many there are. */
+typedef struct FL_T(fl_section) {
+    int64_t first, end;
+    const real *dgates;
+} FL_T(fl_section);
+static int FL_T(sections_of)(const FL_T(fl_backward_run) * run, int index,
+                             FL_T(fl_section) sections[3])
+{
+    const fl_tape_direction *tape = &run->tape->directions[index];
+    int64_t input = run->layer->packed[index].input, depth = FL_T(input_depth)(run->layer, input);
+    sections[0] = (FL_T(fl_section)){0, depth, tape->gates};
+    if (!run->layer->config.layer_norm)
+        return 1;
+    sections[0] = (FL_T(fl_section)){0, input, tape->normed.x};
+    sections[1] = (FL_T(fl_section)){input, depth - 1, tape->normed.h};
+    sections[2] = (FL_T(fl_section)){depth - 1, depth, tape->gates};
+    return 3;
+}
+
 /* Gradients of one layer's weights: dgates^T [x, h_prev, gates, 1] over all real steps, in chunks
  * of rows; the thread's share is a range of gate blocks, so every sum has one order. */
 static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p, int thread,
@@ -476,30 +528,35 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
                      (index % layer->directions) * columns * layer->gate_row +
                      columns * part->gate_first;
     real *inputs = run->scratch[thread].inputs, *dgates = run->scratch[thread].dgates;
+    FL_T(fl_section) sections[3];
+    int n_sections = FL_T(sections_of)(run, index, sections);
     fl_split(blocks, thread, n_threads, &first, &end);
     for (int64_t row = 0; row < total && first < end; row += run->chunk) {
         int64_t count = total - row < run->chunk ? total - row : run->chunk;
         FL_T(gather_inputs)(run, index, p, row, count, inputs);
-        for (int64_t block = first; block < end; block++) {
+        for (int64_t k = first * n_sections; k < end * n_sections; k++) {
+            const FL_T(fl_section) *section = &sections[k % n_sections];
+            int64_t block = k / n_sections;
             int64_t left = part->gate_stride - block * width, used = left < width ? left : width;
-            const real *from = (const real *)run->tape->directions[index].gates +
-                               row * layer->gate_row + part->gate_first + block * width;
-            for (int64_t k = 0; k < count; k++)
-                FL_T(copy_row)(dgates + k * width, from + k * layer->gate_row, used);
+            const real *from =
+                section->dgates + row * layer->gate_row + part->gate_first + block * width;
+            real *to = gradient + section->first * part->gate_stride + block * width;
+            for (int64_t i = 0; i < count; i++)
+                FL_T(copy_row)(dgates + i * width, from + i * layer->gate_row, used);
             FL_T(fl_gemm)
-            gemm = {.rows = columns,
+            gemm = {.rows = section->end - section->first,
                     .depth = count,
                     .columns = part->gate_columns - block * width,
                     .block_end = 1,
-                    .a = inputs,
+                    .a = inputs + section->first,
                     .a_row = 1,
                     .a_depth = columns,
                     .b = dgates,
                     .b_depth = width,
                     .vectors = FL_BLOCK_VECTORS,
-                    .init = row ? gradient + block * width : NULL,
+                    .init = row ? to : NULL,
                     .init_row = part->gate_stride,
-                    .c = gradient + block * width,
+                    .c = to,
                     .c_row = part->gate_stride};
             run->kernels->gemm(&gemm);
         }
@@ -550,13 +607,14 @@ static void FL_T(input_gradient)(const FL_T(fl_backward_run) * run, int64_t leve
         real *dx = run->dx[level & 1] + first * input;
         if (!part->sees_x)
             continue;
+        const fl_tape_direction *tape = &run->tape->directions[index];
+        const real *dgates = layer->config.layer_norm ? tape->normed.x : tape->gates;
         FL_T(fl_gemm)
         gemm = {.rows = end - first,
                 .depth = part->gate_columns,
                 .columns = input,
                 .block_end = FL_T(unit_blocks)(input, layer->lanes),
-                .a = (const real *)run->tape->directions[index].gates + first * layer->gate_row +
-                     part->gate_first,
+                .a = dgates + first * layer->gate_row + part->gate_first,
                 .a_row = layer->gate_row,
                 .a_depth = 1,
                 .b = run->weight_xt[index * layer->n_parts + k % layer->n_parts],
@@ -615,6 +673,9 @@ static void FL_T(begin_level)(const FL_T(fl_backward_run) * run, int64_t level)
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
     int64_t hidden = layer->config.hidden_size, state_row = layer->made_row;
+    for (int64_t i = 0;
+         run->norm_sums && i < layer->directions * ragged->n * FL_T(norm_sums_row)(layer); i++)
+        run->norm_sums[i] = 0;
     for (int d = 0; run->dmade && d < layer->directions; d++) /* its padding stays zero */
         FL_T(gather_state)(ragged, NULL, hidden, run->dmade + d * ragged->n * layer->plane,
                            layer->plane, layer->plane);
@@ -644,6 +705,10 @@ static void FL_T(end_level)(const FL_T(fl_backward_run) * run, int64_t level)
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
     int64_t hidden = layer->config.hidden_size, state_row = layer->made_row;
+    for (int d = 0; run->norm_sums && d < layer->directions; d++)
+        FL_T(unpack_norm_sums)(layer, (int)level * layer->directions + d, ragged->n,
+                               run->norm_sums + d * ragged->n * FL_T(norm_sums_row)(layer),
+                               run->call->gradients);
     for (int d = 0; run->call->dstates_in && d < layer->directions; d++) {
         int64_t at = (level * layer->directions + d) * ragged->n, width = layer->recurrent;
         for (int i = 0; i <= layer->states; i++) {
@@ -747,6 +812,11 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     run->dmade = layer->n_parts > 1
                      ? fl_arena_take(arena, D * ragged->n * layer->plane, sizeof(real))
                      : NULL;
+    if (layer->config.layer_norm) {
+        run->norm_sums =
+            fl_arena_take(arena, D * ragged->n * FL_T(norm_sums_row)(layer), sizeof(real));
+        run->normed_scratch = fl_arena_take(arena, D * ragged->n * 2 * layer->plane, sizeof(real));
+    }
     if (fl_projects(layer)) {
         run->dh_projected = fl_arena_take(arena, D * ragged->n * layer->recurrent, sizeof(real));
         run->doutput = fl_arena_take(arena, D * ragged->rows * layer->output, sizeof(real));

@@ -14,7 +14,8 @@ typedef struct FL_T(fl_forward_run) {
  * wide; where gates recur, they take the place of x in the step. */
 static int FL_T(hoists)(const fl_recurrent *layer, const fl_tape *tape, const fl_packed *packed)
 {
-    return layer->cell.gate_states || (tape->ragged.steps > 1 && packed->input > layer->lanes);
+    return layer->cell.gate_states || layer->config.layer_norm ||
+           (tape->ragged.steps > 1 && packed->input > layer->lanes);
 }
 
 /* Gate rows of a step: in training their place on the tape, in inference in the thread's scratch.
@@ -60,7 +61,7 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
             .b_block = width * packed->input,
             .b_depth = width,
             .vectors = (int)(width / layer->lanes),
-            .init = packed->part[p].bias,
+            .init = layer->config.layer_norm ? NULL : packed->part[p].bias,
             .init_row = 0,
             .c_row = layer->gate_row};
     for (int64_t step = first; step < end; step++) {
@@ -172,7 +173,14 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
             FL_T(fl_pass_made)(layer, cell, (real *)direction->made_h + at * layer->plane,
                                (real *)direction->made_state + at * layer->made_row, &s);
         }
-        run->kernels->cells[part->cell_index].forward(&s);
+        if (layer->config.layer_norm) {
+            FL_T(fl_normed_rows)
+            to = FL_T(normed_rows)(layer, &direction->normed,
+                                   tape->training ? moment->row0 + row : row);
+            FL_T(normalized_step)(layer, packed, &to, &s);
+        } else {
+            run->kernels->cells[part->cell_index].forward(&s);
+        }
     }
 }
 

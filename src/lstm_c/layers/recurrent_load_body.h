@@ -26,6 +26,8 @@ void FL_T(fl_recurrent_pack)(fl_recurrent *layer, const void *parameters)
         int64_t hidden = layer->config.hidden_size;
         for (int p = 0; p < layer->n_parts; p++)
             FL_T(pack_part)(layer, index, p, arrays);
+        if (layer->config.layer_norm)
+            FL_T(pack_norms)(layer, &arrays, &layer->packed[index]);
         if (fl_projects(layer))
             FL_T(pack_plain)(arrays.weight_hr, hidden, 1, layer->output, hidden,
                              FL_BLOCK_VECTORS * layer->lanes, layer->packed[index].projection);

@@ -30,6 +30,11 @@ int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int
     double work = macs_a_row(layer) * (double)ragged->rows;
     if (wanted > work / MACS_A_THREAD)
         wanted = work < 2.0 * MACS_A_THREAD ? 1 : (int)(work / MACS_A_THREAD);
+    if (layer->config.layer_norm) { /* its sums are over all units */
+        int64_t most = layer->directions * (ragged->n / ROWS_A_THREAD);
+        most = most > layer->directions ? most : layer->directions;
+        wanted = wanted < most ? wanted : (int)most;
+    }
     int a_direction = wanted / layer->directions;
     if (a_direction > 1 && ragged->n < (int64_t)ROWS_A_THREAD * a_direction) {
         double a_step =

@@ -25,6 +25,7 @@ struct fl_stream {
     void *unprojected; /* (n, wide), with a projection */
     void *gates; /* (n, gate_row) x W + b, where the place of x in the step goes to gates that recur
                   */
+    fl_normed normed;      /* with layer normalisation; of one level at a time */
     const void *x, *decay; /* of the step in progress */
     fl_barrier barrier;
     fl_arena arena;
@@ -47,7 +48,8 @@ static void stream_layout(fl_stream *stream, fl_arena *arena)
     }
     if (fl_projects(layer))
         stream->unprojected = fl_arena_take(arena, stream->n * layer->wide, layer->real_size);
-    if (layer->cell.gate_states)
+    stream->normed = fl_take_normed(layer, stream->n, 0, arena);
+    if (layer->cell.gate_states || layer->config.layer_norm)
         stream->gates = fl_arena_take(arena, stream->n * layer->gate_row, layer->real_size);
     if (layer->n_parts > 1) {
         stream->made_h = fl_arena_take(arena, stream->n * layer->plane, layer->real_size);
@@ -84,7 +86,7 @@ fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **out
     double work = (double)layer->gate_row *
                   (double)(layer->packed[0].input + layer->config.hidden_size) * (double)n;
     int wanted = fl_team_size(0), most = (int)(work / MACS_A_STREAM_THREAD);
-    stream->n_threads = most < 2 ? 1 : most < wanted ? most : wanted;
+    stream->n_threads = most < 2 || layer->config.layer_norm ? 1 : most < wanted ? most : wanted;
     fl_fpenv_leave(saved);
     fl_stream_reset(stream, -1);
     *out = stream;

@@ -1,7 +1,9 @@
 /* One step of one part of one level of a stream, for one dtype. */
 #include "layers/parts_body.h"
 
-/* x W + b of the step into the stream's rows, where the place of x goes to gates that recur. */
+#include "layers/normalized_step_body.h"
+
+/* x W + b, or x W where that is normalised, of the step into the stream's rows. */
 static void FL_T(project_step)(const fl_stream *stream, int p, FL_T(fl_step) * s,
                                const fl_packed *packed)
 {
@@ -21,16 +23,12 @@ static void FL_T(project_step)(const fl_stream *stream, int p, FL_T(fl_step) * s
             .b_block = part->block_width * packed->input,
             .b_depth = part->block_width,
             .vectors = (int)(part->block_width / layer->lanes),
-            .init = packed->part[p].bias,
+            .init = layer->config.layer_norm ? NULL : packed->part[p].bias,
             .c = rows,
             .c_row = layer->gate_row};
     layer->isa->FL_SUFFIX.gemm(&gemm);
     s->init = rows;
     s->init_row = layer->gate_row;
-    s->x = s->state_prev + layer->plane;
-    s->x_row = layer->state_row;
-    s->x_depth = part->cell.gate_states * layer->plane;
-    s->weight_x = packed->part[p].weight_g;
 }
 
 /* Output of one level from what its cells put out, the thread's share of its columns. */
@@ -98,9 +96,20 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64
     }
     if (!part->sees_x)
         s.x = NULL;
-    if (part->cell.gate_states)
+    if (stream->gates)
         FL_T(project_step)(stream, p, &s, packed);
+    if (part->cell.gate_states) {
+        s.x = s.state_prev + layer->plane;
+        s.x_row = layer->state_row;
+        s.x_depth = part->cell.gate_states * layer->plane;
+        s.weight_x = packed->part[p].weight_g;
+    }
     if (layer->n_parts > 1)
         FL_T(fl_pass_made)(layer, &part->cell, stream->made_h, stream->made_state, &s);
+    if (layer->config.layer_norm) {
+        FL_T(fl_normed_rows) to = FL_T(normed_rows)(layer, &stream->normed, 0);
+        FL_T(normalized_step)(layer, packed, &to, &s);
+        return;
+    }
     layer->isa->FL_SUFFIX.cells[part->cell_index].forward(&s);
 }

@@ -11,6 +11,8 @@ from fastlstm import LSTMClassifier, LSTMRegressor
 OPTIONS = [
     {"proj_size": 5},
     {"cells_per_block": 2},
+    {"layer_norm": True},
+    {"cell": "gru", "layer_norm": True, "num_layers": 2},
     {"cell": "lstm1997_gates", "cells_per_block": 4, "truncated": True},
     {"cell": "fgr", "proj_size": 3, "learn_initial_state": True},
     {"cell": "gru", "learn_initial_state": True},
