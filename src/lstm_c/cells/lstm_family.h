@@ -60,7 +60,6 @@ FL_INLINE void FL_T(lstm_family_forward)(FL_T(fl_unit) * u, const fl_lstm_varian
     c = v_fma(f, c, i * (g * u->mask));
     if (v.o >= 0)
         o = v_sigmoid(v.peepholes ? v_fma(u->peephole[2], c, u->gate[v.o]) : u->gate[v.o]);
-    u->h = o * FL_T(squash_output)(c, v);
     u->state[0] = c;
     int next = 1;
     if (v.recurs && v.i >= 0)
@@ -76,6 +75,12 @@ FL_INLINE void FL_T(lstm_family_forward)(FL_T(fl_unit) * u, const fl_lstm_varian
     u->gate[v.g] = g;
     if (v.o >= 0)
         u->gate[v.o] = o;
+}
+
+FL_INLINE void FL_T(lstm_family_output)(FL_T(fl_unit) * u, const fl_lstm_variant v)
+{
+    vec squashed = FL_T(squash_output)(u->state[0], v);
+    u->h = v.o >= 0 ? u->gate[v.o] * squashed : squashed;
 }
 
 FL_INLINE void FL_T(lstm_family_backward)(FL_T(fl_unit) * u, const fl_lstm_variant v)

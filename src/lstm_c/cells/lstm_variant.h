@@ -5,12 +5,17 @@ FL_INLINE void FL_T(FL_PASTE2(FL_CELL, forward))(FL_T(fl_unit) * u)
     FL_T(lstm_family_forward)(u, FL_T(FL_PASTE2(FL_CELL, variant)));
 }
 
+#define FL_CELL_SQUASHES 1
+FL_INLINE void FL_T(FL_PASTE2(FL_CELL, output))(FL_T(fl_unit) * u)
+{
+    FL_T(lstm_family_output)(u, FL_T(FL_PASTE2(FL_CELL, variant)));
+}
+
 FL_INLINE void FL_T(FL_PASTE2(FL_CELL, backward))(FL_T(fl_unit) * u)
 {
     FL_T(lstm_family_backward)(u, FL_T(FL_PASTE2(FL_CELL, variant)));
 }
 
-#define FL_CELL_SQUASHES 1
 static void FL_T(FL_PASTE2(FL_CELL, normed_output))(const FL_T(fl_normed_output) * s)
 {
     FL_T(lstm_family_normed_output)(s, FL_T(FL_PASTE2(FL_CELL, facts)).slots,

@@ -25,51 +25,71 @@
 
 /* Pointwise part of one row and one panel. `acc`: the slots' accumulators of this panel. */
 FL_INLINE void CELL_(forward_unit)(const FL_T(fl_step) * s, const vec *acc, int64_t row,
-                                   int64_t panel)
+                                   int64_t panel, FL_T(fl_unit) * u)
 {
     const int slots = CELL_(facts).slots, states = CELL_(facts).states;
     int64_t unit = panel * FL_LANES;
-    FL_T(fl_unit) u;
     FL_UNROLL
     for (int g = 0; g < slots; g++)
-        u.gate[g] = acc[g];
+        u->gate[g] = acc[g];
     FL_UNROLL
     for (int i = 0; i < states; i++)
-        u.state[i] = v_load(s->state_prev + row * s->state_prev_row + i * s->state_plane + unit);
+        u->state[i] = v_load(s->state_prev + row * s->state_prev_row + i * s->state_plane + unit);
     FL_UNROLL
     for (int i = 0; i < CELL_(facts).n_peepholes; i++)
-        u.peephole[i] = v_load(s->peephole + row * s->peephole_row + i * s->state_plane + unit);
+        u->peephole[i] = v_load(s->peephole + row * s->peephole_row + i * s->state_plane + unit);
     if (CELL_(facts).reads_h)
-        u.h_prev = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units);
+        u->h_prev = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units);
     if (CELL_(facts).takes_mask)
-        u.mask = s->mask ? v_load(s->mask + row * s->mask_row + unit) : v_set1(1);
+        u->mask = s->mask ? v_load(s->mask + row * s->mask_row + unit) : v_set1(1);
     if (CELL_(facts).takes_decay)
-        u.decay = v_set1(s->decay ? s->decay[row * s->decay_row] : 1);
-    CELL_(forward)(&u);
+        u->decay = v_set1(s->decay ? s->decay[row * s->decay_row] : 1);
+    CELL_(forward)(u);
     FL_UNROLL
     for (int i = 0; i < states; i++)
-        v_store(s->state + row * s->state_row + i * s->state_plane + unit, u.state[i]);
-    FL_T(store_column)(s->h + row * s->h_row, u.h, unit, s->units);
+        v_store(s->state + row * s->state_row + i * s->state_plane + unit, u->state[i]);
+#ifndef FL_CELL_SQUASHES
+    FL_T(store_column)(s->h + row * s->h_row, u->h, unit, s->units);
+#endif
     if (s->saved) {
         real *saved = s->saved + row * s->saved_row + panel * slots * FL_LANES;
         FL_UNROLL
         for (int g = 0; g < slots; g++)
-            v_store(saved + g * FL_LANES, u.gate[g]);
+            v_store(saved + g * FL_LANES, u->gate[g]);
     }
 }
 
-/* The cell on all rows and panels of a tile. `stride` vectors of `acc` a row. */
+#ifdef FL_CELL_SQUASHES
+FL_INLINE void CELL_(output_unit)(const FL_T(fl_step) * s, FL_T(fl_unit) * u, int64_t row,
+                                  int64_t panel)
+{
+    CELL_(output)(u);
+    FL_T(store_column)(s->h + row * s->h_row, u->h, panel * FL_LANES, s->units);
+}
+#endif
+
+/* The cell on all rows and panels of a tile. The states of all rows come first and their outputs
+ * last: h = o * tanh(c) is one long chain, and the chains of several rows fill each other's waits.
+ */
 FL_INLINE void CELL_(forward_units)(const FL_T(fl_step) * s, const int nv, const int mr,
                                     const int nb, int64_t row, int64_t block,
                                     vec acc[][FL_BLOCK_VECTORS * 2])
 {
     const int slots = CELL_(facts).slots, panels = nv / slots;
+    FL_T(fl_unit) u[FL_TILE_ROWS * 2];
     FL_CELL_UNROLL
-    for (int r = 0; r < mr; r++) {
+    for (int p = 0; p < panels * nb; p += nb) {
+        int64_t panel = block * panels + p;
         FL_CELL_UNROLL
-        for (int p = 0; p < panels * nb; p++)
-            if (panels == 1 || (block * panels + p) * FL_LANES < s->units)
-                CELL_(forward_unit)(s, acc[r] + p * slots, row + r, block * panels + p);
+        for (int k = 0; k < mr * nb; k++)
+            if (panels == 1 || (panel + k % nb) * FL_LANES < s->units)
+                CELL_(forward_unit)(s, acc[k / nb] + (p + k % nb) * slots, row + k / nb,
+                                    panel + k % nb, &u[k]);
+#ifdef FL_CELL_SQUASHES /* has three or four slots, so one panel a block */
+        FL_CELL_UNROLL
+        for (int k = 0; k < mr * nb; k++)
+            CELL_(output_unit)(s, &u[k], row + k / nb, panel + k % nb);
+#endif
     }
 }
 
