@@ -50,6 +50,7 @@ class Shape:
 SHAPES = (Shape(100, 32, 64, 128), Shape(100, 128, 64, 256), Shape(50, 1, 16, 32))
 REGULARISERS: dict[str, dict[str, Any]] = {
     "recurrent_dropout": {"recurrent_dropout": 0.3},
+    "zoneout": {"zoneout": (0.05, 0.3)},
     "weight_dropout": {"weight_dropout": 0.3},
     "weight_noise": {"weight_noise": 0.05},
     "truncated": {"truncated": True},

@@ -37,6 +37,8 @@ cdef extern from "fastlstm.h" nogil:
         int64_t output_proj_size
         int32_t truncated
         int32_t layer_norm
+        double zoneout_h
+        double zoneout_c
         double dropout
 
     ctypedef struct fl_parameter:
@@ -74,6 +76,8 @@ cdef extern from "fastlstm.h" nogil:
         fl_tape *tape
         uint64_t random_key
         const int64_t *number
+        int64_t first_step
+        int32_t expects
         int32_t drops
         int32_t n_threads
 

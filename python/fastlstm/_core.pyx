@@ -156,7 +156,7 @@ cdef class Recurrent:
     def __cinit__(self, str cell, int64_t input_size, int64_t hidden_size, int64_t num_layers=1,
                   bint bidirectional=False, bint bias=True, str dtype="float32", double dropout=0.0,
                   double recurrent_dropout=0.0, bint truncated=False, int64_t proj_size=0, int64_t output_proj_size=0,
-                  bint layer_norm=False):
+                  bint layer_norm=False, double zoneout_h=0.0, double zoneout_c=0.0):
         cdef fl_recurrent_config config
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
@@ -176,6 +176,8 @@ cdef class Recurrent:
         config.proj_size = proj_size
         config.output_proj_size = output_proj_size
         config.layer_norm = layer_norm
+        config.zoneout_h = zoneout_h
+        config.zoneout_c = zoneout_c
         check(fl_recurrent_create(&config, &self.handle))
         self.input_size = input_size
         self.hidden_size = hidden_size
@@ -252,11 +254,12 @@ cdef class Recurrent:
         ])
 
     def forward(self, x, start, length, y=None, y_start=None, states_in=None, states_out=None, Tape tape=None,
-                uint64_t random_key=0, int32_t n_threads=0, decay=None, number=None, bint drops=False):
+                uint64_t random_key=0, int32_t n_threads=0, decay=None, number=None, int64_t first_step=0,
+                bint drops=False, bint expects=False):
         """Run all sequences; fills `y` and `states_out` where given, and `tape` for :meth:`backward`.
 
-        A part of a larger call gives the `number` of each sequence there, which the dropout masks follow; with `drops`
-        they are applied without a tape too.
+        A part of a larger call gives the `number` of each sequence there and its `first_step`; the masks follow both. With `drops`
+        they are applied without a tape too; with `expects` a tape is filled as inference computes, without zoneout drawn.
         """
         cdef fl_forward call
         cdef const void *given[MAX_STATES]
@@ -293,7 +296,9 @@ cdef class Recurrent:
             call.tape = tape.handle
         call.random_key = random_key
         call.number = <const int64_t *> numbers.data
+        call.first_step = first_step
         call.drops = drops
+        call.expects = expects
         call.n_threads = n_threads
         with nogil:
             status = fl_recurrent_forward(self.handle, &call)

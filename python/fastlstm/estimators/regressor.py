@@ -71,6 +71,9 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
     recurrent_dropout : float, default=0.0
         Share of the cell updates that is zeroed during training (Semeniuta et al. 2016); not for the
         plain recurrent cells.
+    zoneout : float or (float, float), default=0.0
+        Probability that a unit keeps its output and its cell state at a step of training, or one for each
+        (Krueger et al. 2016).
     weight_dropout : float, default=0.0
         Share of the recurrent weights that each minibatch leaves out (DropConnect, Merity et al. 2017).
     weight_noise : float, default=0.0
@@ -195,6 +198,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         bidirectional: bool = False,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         weight_dropout: float = 0.0,
         weight_noise: float = 0.0,
         checkpoint_every: int | None = None,
@@ -236,6 +240,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         self.bidirectional = bidirectional
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
+        self.zoneout = zoneout
         self.weight_dropout = weight_dropout
         self.weight_noise = weight_noise
         self.checkpoint_every = checkpoint_every

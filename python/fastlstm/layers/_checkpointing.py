@@ -166,5 +166,6 @@ class Checkpoints:
             n_threads,
             self._decay,
             number=chunk.rows,
+            first_step=chunk.first,
             drops=True,
         )

@@ -156,6 +156,11 @@ class LSTM(Parameterized):
     recurrent_dropout : float, default=0.0
         Fraction of the cell input (g; the candidate n of a GRU) dropped while training, one mask per sequence, so
         that memory is not lost (Semeniuta, Severyn and Barth, COLING 2016). Not for the plain recurrent cells.
+    zoneout : float or pair of floats, default=0.0
+        Probability that a unit keeps, at a step of a training call, what it had before: of h and of c, or one number
+        for both; drawn for each sequence, step and unit, in 65536ths. Inference takes the expectation, a mixture
+        (Krueger et al., arXiv 1606.01305). h alone for the cells without c, and for "slstm" (p, 0.0). Not with
+        proj_size.
     weight_dropout : float, default=0.0
         Fraction of the entries of ``weight_hh`` dropped in each training call, the same ones at every step
         (DropConnect on U: Merity, Keskar and Socher, arXiv 1708.02182).
@@ -227,6 +232,7 @@ class LSTM(Parameterized):
         layer_norm: bool = False,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        zoneout: float | tuple[float, float] = 0.0,
         weight_dropout: float = 0.0,
         weight_noise: float = 0.0,
         cell_activation: str = "tanh",
@@ -272,6 +278,7 @@ class LSTM(Parameterized):
             raise ValueError(f"the cell {cell!r} has no layer normalisation; layer_norm must be False")
         if self.layer_norm and cells_per_block != 1:
             raise ValueError(f"layer_norm goes with cells_per_block 1, got cells_per_block {cells_per_block}")
+        self.zoneout, self._zoneout = self._as_zoneout(zoneout, cell)
         self.cell = cell
         self.cell_activation = cell_activation
         self.time_decay = time_decay
@@ -287,6 +294,7 @@ class LSTM(Parameterized):
         self.bias = bool(bias)
         self.dtype = as_dtype(dtype)
         self.n_threads = 0
+        self._expects = False  # whether training calls take the expectation of zoneout
         self._lock = threading.Lock()
         self._core = _core.Recurrent(
             _IDENTITY[cell] if cell_activation == "identity" else cell,
@@ -302,6 +310,7 @@ class LSTM(Parameterized):
             self.proj_size,
             self.output_proj_size,
             self.layer_norm,
+            *self._zoneout,
         )
         self.directions = 2 if self.bidirectional else 1
         self.recurrent_size = int(self._core.recurrent_size)
@@ -325,6 +334,26 @@ class LSTM(Parameterized):
                 view[...] = 1.0
             elif name.startswith("bias_ln_"):
                 view[...] = 0.0
+
+    def _as_zoneout(self, zoneout: Any, cell: str) -> tuple[float | tuple[float, float], tuple[float, float]]:
+        """The checked argument, and the probabilities of h and c."""
+        one = np.ndim(zoneout) == 0
+        if not one and len(zoneout) != 2:
+            raise ValueError(f"zoneout must be a number or a pair for h and c, got {zoneout!r}")
+        h, c = (as_fraction(p, "zoneout") for p in ((zoneout, zoneout) if one else zoneout))
+        if cell.startswith(("rnn", "gru")):
+            if c and not one:
+                raise ValueError(
+                    f"the cell {cell!r} has no c to zone; zoneout must be a number or ({h}, 0.0)"
+                )
+            return (h if one else (h, 0.0)), (h, 0.0)
+        if c and cell.startswith("slstm"):
+            raise ValueError(
+                f"the cell {cell!r} has no zoneout of c; zoneout must be ({h}, 0.0), got {zoneout}"
+            )
+        if (h or c) and self.proj_size:
+            raise ValueError(f"zoneout goes with proj_size 0, got proj_size {self.proj_size}")
+        return (h if one else (h, c)), (h, c)
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -391,6 +420,7 @@ class LSTM(Parameterized):
             "layer_norm": self.layer_norm,
             "dropout": self.dropout,
             "recurrent_dropout": self.recurrent_dropout,
+            "zoneout": self.zoneout,
             "weight_dropout": self.weight_dropout,
             "weight_noise": self.weight_noise,
             "cell_activation": self.cell_activation,
@@ -421,6 +451,7 @@ class LSTM(Parameterized):
         twin = LSTM.from_config(config)
         twin.load_parameters(self.parameters)
         twin.n_threads = self.n_threads
+        twin._expects = True
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
@@ -490,7 +521,7 @@ class LSTM(Parameterized):
         every, tape.checkpoints = self.checkpoint_every, None
         if every is None or lengths.max() <= every:
             arrays = (x, starts, lengths, y, y_starts, state, final)
-            core.forward(*arrays, tape.core, rng_key, self.n_threads, decay)
+            core.forward(*arrays, tape.core, rng_key, self.n_threads, decay, expects=self._expects)
             return
         tape.checkpoints = Checkpoints(every, x, starts, lengths, decay, rng_key)
         tape.checkpoints.forward(core, tape.core, y, y_starts, state, final, self.n_threads)
@@ -689,7 +720,8 @@ class LSTM(Parameterized):
             h for a plain recurrent network; for "slstm" i and f are the logarithms of those gates); each
             (num_layers * directions, batch, time, hidden_size), zero after a sequence's end.
         """
-        if self.checkpoint_every is not None or any(getattr(self, name) for name in _NOISE):
+        noisy = any((*self._zoneout, *(getattr(self, name) for name in _NOISE)))
+        if self.checkpoint_every is not None or (noisy and not self._expects):
             return self.without_noise().return_all(x, state, lengths, delta_t=delta_t, resets=resets)
         y, final, tape = self.forward(x, state, lengths, delta_t=delta_t, resets=resets)
         names = self._core.slot_names

@@ -73,6 +73,8 @@ typedef struct fl_recurrent_config {
     int64_t proj_size, output_proj_size;
     int32_t truncated; /* backward: errors stop where they arrive at the net input of a gate or cell
                           from the step before; for cells with a state and one product a step */
+    double zoneout_h, zoneout_c; /* probability that h, or the cell state, keeps its value at a
+                                    step; without a projection, zoneout_c for cells of one state */
     int32_t layer_norm; /* normalise x W, h U and, where h = o * squash(c), c; for cells with one
                            product a step and no gates that recur */
 } fl_recurrent_config;
@@ -133,6 +135,8 @@ typedef struct fl_forward {
     uint64_t random_key;          /* of the dropout masks */
     const int64_t *number; /* (n) of each sequence in the draw of the masks, where the call is a
                               part of a larger one; NULL: 0 .. n - 1 */
+    int64_t first_step;    /* likewise: the step of the larger call that is the first of this one */
+    int32_t expects;       /* with a tape: take the expectation of zoneout, as inference does */
     int32_t drops;         /* without a tape: drop as in training all the same */
     int32_t n_threads;     /* 0 = process default */
 } fl_forward;

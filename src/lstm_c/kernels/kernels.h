@@ -9,6 +9,7 @@
  * units in registers. plain                        vector index = column / V. Every output is one
  * chain of multiply-adds over the depth, in order, whatever the tile: results depend neither on the
  * number of rows nor on who computes them. */
+#include "base/rng.h"
 #include "simd/dtype.h" /* guarded; everything else here is per dtype */
 
 #ifndef FL_KERNELS_LIMITS
@@ -131,6 +132,43 @@ typedef struct FL_T(fl_backstep) {
     real *gates; /* in: activated gates; out: gradient of the pre-activations */
     int64_t gates_row;
 } FL_T(fl_backstep);
+
+/* Zoneout of `rows` of a step, units [unit_first, unit_end), whole vectors: values keep what they
+ * were before the step where a flag is 1; without flags they mix, by the expected share. */
+typedef struct FL_T(fl_zone) {
+    int64_t rows, units, unit_first, unit_end, plane;
+    int states;           /* the first ones are zoned */
+    const uint8_t *flags; /* (rows, 2, plane): of h and of the states; or NULL */
+    int64_t flags_row;
+    real expected_h, expected_c;
+    const real *h_prev, *state_prev; /* before the step */
+    int64_t h_prev_row, state_row;
+    real *h, *state;
+    int64_t h_row;
+    real *unzoned; /* as state: what the cell left there; or NULL */
+} FL_T(fl_zone);
+typedef struct FL_T(fl_zone_gradient) {
+    int64_t rows, units, unit_first, unit_end, plane;
+    int states;
+    const uint8_t *flags;
+    int64_t flags_row;
+    real expected_h, expected_c;
+    const real *dy; /* is added to dh first; or NULL */
+    int64_t dy_row;
+    real *dh, *dstate;
+    int64_t dh_row, dstate_row;
+    real *past; /* (rows, 1 + states, plane) = what goes to h and states before the step */
+    int64_t past_row;
+} FL_T(fl_zone_gradient);
+#ifndef FL_ZONE_DRAW
+#define FL_ZONE_DRAW
+typedef struct fl_zone_draw {
+    int64_t units;
+    uint64_t key;
+    uint32_t step, sequence, stream;
+    uint32_t below_h, below_c; /* of 65536 */
+} fl_zone_draw;
+#endif
 
 /* Layer normalisation of rows of `width` values, whole vectors: normed = (x - mean) * scale, where
  * mean and 1 / scale^2 (the variance, and a small number) are over what counts; y = base + gain *
@@ -278,6 +316,9 @@ typedef struct FL_T(fl_kernels) {
     /* y[i] *= factor[i] */
     void (*multiply)(real *y, const real *factor, int64_t count);
     double (*sum_squares)(const real *x, int64_t count);
+    void (*zone)(const FL_T(fl_zone) *);
+    void (*zone_gradient)(const FL_T(fl_zone_gradient) *);
+    void (*draw_zones)(const fl_zone_draw *, uint8_t *h, uint8_t *c);
     void (*normalize)(const FL_T(fl_norm) *);
     void (*normalize_gradient)(const FL_T(fl_norm_gradient) *);
     double (*ctc)(const FL_T(fl_ctc_sequence) *); /* the loss; gradient = */

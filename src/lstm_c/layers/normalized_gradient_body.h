@@ -20,8 +20,8 @@ FL_INLINE FL_T(fl_norm_sums) FL_T(norm_sums)(const fl_recurrent *layer, real *ro
     return sums;
 }
 
-static void FL_T(add_rows)(real *to, int64_t to_row, const real *from, int64_t from_row,
-                           int64_t rows, int64_t count)
+static void FL_T(add_rows)(real *restrict to, int64_t to_row, const real *restrict from,
+                           int64_t from_row, int64_t rows, int64_t count)
 {
     for (int64_t row = 0; row < rows; row++)
         for (int64_t i = 0; i < count; i++)

@@ -24,3 +24,25 @@ FL_INLINE void FL_T(fl_pass_made)(const fl_recurrent *layer, const fl_cell_facts
         s->state_prev_row = s->state_row = layer->made_row;
     }
 }
+
+/* Zoneout of the rows and units of a step of the main part; h and states before it are to be
+ * given. */
+FL_INLINE FL_T(fl_zone) FL_T(zone_of)(const fl_recurrent *layer, const FL_T(fl_step) * s)
+{
+    int64_t width = fl_panels_per_block(layer->cell.slots) * layer->lanes,
+            end = s->block_end * width;
+    FL_T(fl_zone)
+    zone = {.rows = s->rows,
+            .units = s->units,
+            .unit_first = s->block_first * width,
+            .unit_end = end < layer->plane ? end : layer->plane,
+            .plane = layer->plane,
+            .states = layer->zoned_states,
+            .flags_row = 2 * layer->plane,
+            .expected_h = (real)layer->config.zoneout_h,
+            .expected_c = (real)layer->config.zoneout_c,
+            .state_row = layer->state_row,
+            .h = s->h,
+            .h_row = s->h_row};
+    return zone;
+}

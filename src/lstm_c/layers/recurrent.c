@@ -94,8 +94,7 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         made.h0 = fl_arena_take(arena, ragged->n * layer->recurrent, size);
         made.state0[0] = fl_arena_take(arena, ragged->n * state_row, size);
         made.state0[1] = made.state0[0];
-        if ((layer->part[0].cell.state_recurs || layer->cell.gate_states) &&
-            !tape->training) /* all units read it while each is written */
+        if (layer->alternates && !tape->training) /* all units read it while each is written */
             made.state0[1] = fl_arena_take(arena, ragged->n * state_row, size);
         made.gates =
             tape->training ? fl_arena_take(arena, ragged->rows * layer->gate_row, size) : NULL;
@@ -111,6 +110,11 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         if (fl_projects(layer))
             made.unprojected = fl_arena_take(
                 arena, (tape->training ? ragged->rows : ragged->n) * layer->wide, size);
+        int draws = layer->zones && tape->drops && !call->expects;
+        made.zoned = draws ? fl_arena_take(arena, ragged->rows * 2 * layer->plane, 1) : NULL;
+        made.unzoned = tape->training && layer->zoned_states
+                           ? fl_arena_take(arena, ragged->rows * state_row, size)
+                           : NULL;
         made.normed =
             fl_take_normed(layer, tape->training ? ragged->rows : ragged->n, tape->training, arena);
         if (!measuring)
@@ -176,6 +180,9 @@ static fl_status check_config(const fl_recurrent_config *config)
         config->output_proj_size > limit || config->num_layers > 1 << 16)
         return FL_ERR_OVERFLOW;
     if (config->dtype != FL_FLOAT32 && config->dtype != FL_FLOAT64)
+        return FL_ERR_ARGUMENT;
+    if (!(config->zoneout_h >= 0 && config->zoneout_h < 1 && config->zoneout_c >= 0 &&
+          config->zoneout_c < 1))
         return FL_ERR_ARGUMENT;
     int fractions = config->dropout >= 0 && config->dropout < 1 && config->recurrent_dropout >= 0 &&
                     config->recurrent_dropout < 1;
@@ -358,6 +365,14 @@ static fl_status fill_layer(fl_recurrent *layer)
     if (layer->config.proj_size && (layer->n_parts > 1 || !layer->cell.states ||
                                     layer->cell.state_recurs || layer->cell.reads_h))
         return FL_ERR_ARGUMENT;
+    layer->zones = layer->config.zoneout_h > 0 || layer->config.zoneout_c > 0;
+    layer->zoned_states = layer->config.zoneout_c > 0;
+    if ((layer->zones && layer->config.proj_size) ||
+        (layer->zoned_states &&
+         (layer->cell.transient || layer->cell.states - layer->cell.gate_states != 1)))
+        return FL_ERR_ARGUMENT;
+    layer->alternates =
+        layer->part[0].cell.state_recurs || layer->cell.gate_states || layer->zoned_states;
     if (layer->config.layer_norm && (layer->n_parts > 1 || layer->cell.gate_states))
         return FL_ERR_ARGUMENT;
     layer->normalizes_c = layer->config.layer_norm &&

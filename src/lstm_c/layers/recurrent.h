@@ -61,6 +61,9 @@ struct fl_recurrent {
     int64_t states;    /* that are carried from step to step, beside h */
     int64_t state_row; /* plane * states */
     int normalizes_c;
+    int alternates;   /* states before and after a step need memory of their own */
+    int zones;        /* some values keep theirs at a step */
+    int zoned_states; /* the first ones of the states */
     int64_t made_row; /* plane * states of the parts, the made ones included */
     int64_t n_parameters;
     fl_packed *packed; /* (layers * directions) */
@@ -89,6 +92,8 @@ typedef struct fl_tape_direction {
     void *made_h, *made_state;
     void *unprojected; /* with a projection: what it multiplies, (rows of the tape or n, wide) */
     fl_normed normed;
+    uint8_t *zoned; /* with zoneout, where it is drawn: (rows, 2, plane), of h and of the states */
+    void *unzoned;  /* and in training: the states as the cell left them, (rows, states, plane) */
 } fl_tape_direction;
 
 typedef struct fl_tape_layer {

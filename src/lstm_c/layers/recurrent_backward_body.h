@@ -22,6 +22,7 @@ typedef struct FL_T(fl_backward_run) {
     real **weight_t;       /* (layers * directions * parts) packed U^T */
     real **weight_xt;      /* packed W^T, NULL where dx is not wanted */
     real **weight_gt;      /* (layers * directions) packed weight_gg^T, a gate at a time */
+    real *past;            /* with zoneout: (directions, n, 1 + zoned states, plane) */
     real *norm_sums;       /* with layer normalisation: (directions, n, norm_sums_row) */
     real *normed_scratch;  /* and (directions, n, 2 planes) */
     real *weight_gradient; /* (directions, depth, gate_row), the largest layer's */
@@ -60,7 +61,7 @@ static const real *FL_T(dproduct)(const FL_T(fl_backward_run) * run, int index, 
 static int FL_T(defers)(const fl_recurrent *layer, int p)
 {
     const fl_cell_facts *cell = &layer->part[p].cell;
-    return !cell->is_prelude && !cell->made_recurs && !layer->config.layer_norm &&
+    return !cell->is_prelude && !cell->made_recurs && !layer->config.layer_norm && !layer->zones &&
            !fl_projects(layer) && !layer->config.truncated;
 }
 
@@ -260,6 +261,56 @@ static void FL_T(backward_normalized)(const FL_T(fl_backward_run) * run, int ind
                               run->normed_scratch + place * 2 * layer->plane, s);
 }
 
+/* What goes past the step's cell is set aside: rows from packed row `row`, and from `place` in what
+ * is kept per sequence. */
+static void FL_T(zone_step_gradient)(const FL_T(fl_backward_run) * run, int index, int64_t row,
+                                     int64_t place, const FL_T(fl_backstep) * s)
+{
+    const fl_recurrent *layer = run->layer;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, end = s->block_end * width,
+            past_row = (1 + layer->zoned_states) * layer->plane;
+    const uint8_t *flags = run->tape->directions[index].zoned;
+    FL_T(fl_zone_gradient)
+    zone = {.rows = s->rows,
+            .units = s->units,
+            .unit_first = s->block_first * width,
+            .unit_end = end < layer->plane ? end : layer->plane,
+            .plane = layer->plane,
+            .states = layer->zoned_states,
+            .flags = flags ? flags + row * 2 * layer->plane : NULL,
+            .expected_h = (real)layer->config.zoneout_h,
+            .expected_c = (real)layer->config.zoneout_c,
+            .flags_row = 2 * layer->plane,
+            .dy = s->dy,
+            .dy_row = s->dy_row,
+            .dh = s->dh,
+            .dh_row = s->dh_row,
+            .dstate = s->dstate,
+            .dstate_row = s->dstate_row,
+            .past = run->past + place * past_row,
+            .past_row = past_row};
+    run->kernels->zone_gradient(&zone);
+}
+
+/* And is added to the gradients before the step, for the share's rows and blocks. */
+static void FL_T(add_past)(const FL_T(fl_backward_run) * run, int index, const fl_moment *moment,
+                           const fl_share *share, int64_t block_first, int64_t block_end)
+{
+    const fl_recurrent *layer = run->layer;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, unit_first = block_first * width,
+            unit_end = block_end * width < layer->plane ? block_end * width : layer->plane,
+            end = share->row_end < moment->rows ? share->row_end : moment->rows,
+            first_place = (index % layer->directions) * run->tape->ragged.n;
+    int64_t rows = end - share->row_first, place = first_place + share->row_first,
+            past_row = (1 + layer->zoned_states) * layer->plane, count = unit_end - unit_first;
+    const real *past = run->past + place * past_row + unit_first;
+    FL_T(add_rows)(run->dh + place * layer->plane + unit_first, layer->plane, past, past_row, rows,
+                   count);
+    for (int i = 0; i < layer->zoned_states; i++)
+        FL_T(add_rows)(run->dstate + place * layer->made_row + i * layer->plane + unit_first,
+                       layer->made_row, past + (1 + i) * layer->plane, past_row, rows, count);
+}
+
 /* One step backward of part `p`: rows that ran a step after, then rows that ended here. */
 static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, int p,
                                 const fl_moment *moment, const fl_share *share, int64_t block_first,
@@ -317,6 +368,12 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
         s.mask = tape->mask ? (const real *)tape->mask + row * layer->plane : NULL;
         s.mask_row = layer->plane;
         s.gates = (real *)tape->gates + (moment->row0 + row) * layer->gate_row + part->gate_first;
+        if (layer->zones && !cell->is_prelude) {
+            FL_T(zone_step_gradient)(run, index, moment->row0 + row, reverse * n + row, &s);
+            s.dy = NULL;
+        }
+        if (tape->unzoned)
+            s.state = (const real *)tape->unzoned + (moment->row0 + row) * state_row;
         if (run->dmade)
             FL_T(receive_made)(run, tape, cell, moment->row0 + row, reverse * n + row, &s);
         if (layer->config.layer_norm)
@@ -348,6 +405,8 @@ static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, con
             FL_T(backward_step)(run, index, p, &moment, share, block_first, block_end);
             if (share->splits_units)
                 fl_barrier_wait(&run->group[share->group], share->group_size);
+            if (layer->zones && p == 0)
+                FL_T(add_past)(run, index, &moment, share, block_first, block_end);
             if (layer->config.truncated)
                 continue;
             FL_T(gate_gradient)(run, index, &moment, share, block_first, block_end);
@@ -812,6 +871,10 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     run->dmade = layer->n_parts > 1
                      ? fl_arena_take(arena, D * ragged->n * layer->plane, sizeof(real))
                      : NULL;
+    run->past = layer->zones
+                    ? fl_arena_take(arena, D * ragged->n * (1 + layer->zoned_states) * layer->plane,
+                                    sizeof(real))
+                    : NULL;
     if (layer->config.layer_norm) {
         run->norm_sums =
             fl_arena_take(arena, D * ragged->n * FL_T(norm_sums_row)(layer), sizeof(real));

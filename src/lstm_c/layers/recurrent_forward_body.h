@@ -158,6 +158,9 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
             s.saved = (real *)direction->gates + (moment->row0 + row) * layer->gate_row +
                       part->gate_first;
         }
+        const real *h_before = s.h_prev, *state_before = s.state_prev;
+        int64_t h_before_row = s.h_prev_row;
+        real *state = s.state;
         if (cell->state_recurs) {
             s.h_prev = s.state_prev;
             s.h_prev_row = state_row;
@@ -180,6 +183,17 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
             FL_T(normalized_step)(layer, packed, &to, &s);
         } else {
             run->kernels->cells[part->cell_index].forward(&s);
+        }
+        if (layer->zones && !cell->is_prelude) {
+            FL_T(fl_zone) zone = FL_T(zone_of)(layer, &s);
+            int64_t at = moment->row0 + row;
+            zone.h_prev = h_before;
+            zone.h_prev_row = h_before_row;
+            zone.state_prev = state_before;
+            zone.state = state;
+            zone.flags = direction->zoned ? direction->zoned + at * zone.flags_row : NULL;
+            zone.unzoned = direction->unzoned ? (real *)direction->unzoned + at * state_row : NULL;
+            run->kernels->zone(&zone);
         }
     }
 }
@@ -306,6 +320,35 @@ static void FL_T(final_states)(const FL_T(fl_forward_run) * run, int64_t level)
     }
 }
 
+/* Number of sorted sequence s in the draw of the masks. */
+static uint64_t FL_T(drawn_as)(const FL_T(fl_forward_run) * run, int64_t s)
+{
+    int64_t sequence = run->tape->ragged.sequence[s];
+    return (uint64_t)(run->call->number ? run->call->number[sequence] : sequence);
+}
+
+/* Zoneout flags of the steps [first, end), by the step's number in its sequence. */
+static void FL_T(draw_zones)(const FL_T(fl_forward_run) * run, int64_t first, int64_t end)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t plane = layer->plane;
+    fl_zone_draw draw = {.units = layer->config.hidden_size,
+                         .key = run->call->random_key,
+                         .below_h = (uint32_t)(layer->config.zoneout_h * 65536 + 0.5),
+                         .below_c = (uint32_t)(layer->config.zoneout_c * 65536 + 0.5)};
+    for (int index = 0; index < layer->n_packed; index++)
+        for (int64_t t = first; t < end; t++)
+            for (int64_t s = 0; s < ragged->batch[t]; s++) {
+                uint8_t *h =
+                    run->tape->directions[index].zoned + (ragged->offset[t] + s) * 2 * plane;
+                draw.step = (uint32_t)(run->call->first_step + t);
+                draw.sequence = (uint32_t)FL_T(drawn_as)(run, s);
+                draw.stream = (1u << 31) + (uint32_t)index; /* not those of the other masks */
+                run->kernels->draw_zones(&draw, h, h + plane);
+            }
+}
+
 static void FL_T(forward_thread)(void *argument, int thread, int n_threads)
 {
     FL_T(fl_forward_run) *run = argument;
@@ -319,6 +362,8 @@ static void FL_T(forward_thread)(void *argument, int thread, int n_threads)
                           run->tape->x);
     if (run->tape->decay)
         FL_T(gather_rows)(ragged, call->decay, call->x_rows.start, 1, first, end, run->tape->decay);
+    if (run->tape->directions[0].zoned)
+        FL_T(draw_zones)(run, first, end);
     fl_barrier_wait(&run->all, n_threads);
     fl_share share = fl_recurrent_share(layer, ragged, thread, n_threads);
     for (int64_t level = 0; level < layer->config.num_layers; level++) {
@@ -343,13 +388,6 @@ static void FL_T(forward_thread)(void *argument, int thread, int n_threads)
 static real FL_T(drop_factor)(double keep, uint64_t key, uint64_t stream, uint64_t place)
 {
     return fl_uniform(key, stream, place) < keep ? (real)(1 / keep) : 0;
-}
-
-/* Number of sorted sequence s in the draw of the masks. */
-static uint64_t FL_T(drawn_as)(const FL_T(fl_forward_run) * run, int64_t s)
-{
-    int64_t sequence = run->tape->ragged.sequence[s];
-    return (uint64_t)(run->call->number ? run->call->number[sequence] : sequence);
 }
 
 /* Dropout factors of the call: per sequence and column of a layer's input, per sequence and unit of

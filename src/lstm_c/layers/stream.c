@@ -36,14 +36,13 @@ enum { MACS_A_STREAM_THREAD = 500000 }; /* a fork/join (about 2 us) against a st
 static void stream_layout(fl_stream *stream, fl_arena *arena)
 {
     const fl_recurrent *layer = stream->layer;
-    int recurs = layer->part[0].cell.state_recurs || layer->cell.gate_states;
     for (int64_t level = 0; level < layer->config.num_layers; level++) {
         fl_stream_level *made = &stream->levels[level];
         for (int i = 0; i < 2; i++)
             made->h[i] = fl_arena_take(arena, stream->n * layer->output, layer->real_size);
-        for (int i = 0; i < 1 + recurs; i++)
+        for (int i = 0; i < 1 + layer->alternates; i++)
             made->state[i] = fl_arena_take(arena, stream->n * layer->state_row, layer->real_size);
-        if (!recurs)
+        if (!layer->alternates)
             made->state[1] = made->state[0];
     }
     if (fl_projects(layer))

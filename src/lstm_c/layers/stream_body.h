@@ -109,7 +109,15 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64
     if (layer->config.layer_norm) {
         FL_T(fl_normed_rows) to = FL_T(normed_rows)(layer, &stream->normed, 0);
         FL_T(normalized_step)(layer, packed, &to, &s);
-        return;
+    } else {
+        layer->isa->FL_SUFFIX.cells[part->cell_index].forward(&s);
     }
-    layer->isa->FL_SUFFIX.cells[part->cell_index].forward(&s);
+    if (layer->zones && !part->cell.is_prelude) {
+        FL_T(fl_zone) zone = FL_T(zone_of)(layer, &s);
+        zone.h_prev = at->h[current];
+        zone.h_prev_row = layer->output;
+        zone.state_prev = at->state[current];
+        zone.state = at->state[next];
+        layer->isa->FL_SUFFIX.zone(&zone);
+    }
 }

@@ -12,6 +12,8 @@ OPTIONS = [
     {"proj_size": 5},
     {"cells_per_block": 2},
     {"layer_norm": True},
+    {"zoneout": 0.1},
+    {"cell": "gru", "zoneout": (0.1, 0.0), "num_layers": 2},
     {"cell": "gru", "layer_norm": True, "num_layers": 2},
     {"cell": "lstm1997_gates", "cells_per_block": 4, "truncated": True},
     {"cell": "fgr", "proj_size": 3, "learn_initial_state": True},
