@@ -3,12 +3,14 @@
 Float64 numpy, one sequence, one layer, one direction and one step at a time: slow, and short enough to be
 checked against the equations. A step gets the states before it (h, or h and c) and returns those after it.
 ``w.x("i", x)`` is W_i x + b_i, ``w.h("i", h)`` is U_i h + b'_i, ``w.v("i")`` the peephole weights of gate i,
-``w.g("i", i, o)`` is R_i [i, o].
+``w.g("i", i, o)`` is R_i [i, o], and ``w.c(c)`` is c, normalised if the layer normalises.
 
 Sources: Elman, Cognitive Science 14, 1990 (rnn); Gers, Schmidhuber and Cummins, Neural Computation 12(10), 2000
 (lstm); Hochreiter and Schmidhuber, Neural Computation 9(8), 1997 (lstm1997); Gers, Schraudolph and Schmidhuber,
 JMLR 3, 2002 (peephole); Greff et al., arXiv 1503.04069 (cifg and the cells without one part); Cho et al., arXiv
-1406.1078v1 (gru); Beck et al., arXiv 2405.04517 (slstm).
+1406.1078v1 (gru); Beck et al., arXiv 2405.04517 (slstm). Options of the layer: Sak, Senior and Beaufays, Interspeech
+2014 (projections); Ba, Kiros and Hinton, arXiv 1607.06450 (layer_norm); Krueger et al., arXiv 1606.01305 (zoneout);
+Hochreiter and Schmidhuber 1997 (memory blocks).
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ def lstm(w: Weights, x: Array, h: Array, c: Array, squash: Squash = np.tanh) -> 
     g = np.tanh(w.x("g", x) + w.h("g", h))
     o = sigmoid(w.x("o", x) + w.h("o", h))
     c = f * c + i * g
-    return o * squash(c), c
+    return o * squash(w.c(c)), c
 
 
 def peephole(w: Weights, x: Array, h: Array, c: Array, squash: Squash = np.tanh) -> tuple[Array, ...]:
@@ -59,7 +61,7 @@ def peephole(w: Weights, x: Array, h: Array, c: Array, squash: Squash = np.tanh)
     g = np.tanh(w.x("g", x) + w.h("g", h))
     c = f * c + i * g
     o = sigmoid(w.x("o", x) + w.h("o", h) + w.v("o") * c)
-    return o * squash(c), c
+    return o * squash(w.c(c)), c
 
 
 def peephole_article(w: Weights, x: Array, h: Array, c: Array, squash: Squash = np.tanh) -> tuple[Array, ...]:
@@ -69,7 +71,7 @@ def peephole_article(w: Weights, x: Array, h: Array, c: Array, squash: Squash = 
     o = sigmoid(w.x("o", x) + w.h("o", c))
     g = np.tanh(w.x("g", x))
     c = f * c + i * g
-    return o * squash(c), c
+    return o * squash(w.c(c)), c
 
 
 def cifg(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
@@ -77,7 +79,7 @@ def cifg(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
     g = np.tanh(w.x("g", x) + w.h("g", h))
     o = sigmoid(w.x("o", x) + w.h("o", h))
     c = f * c + (1.0 - f) * g
-    return o * np.tanh(c), c
+    return o * np.tanh(w.c(c)), c
 
 
 def nig(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
@@ -85,7 +87,7 @@ def nig(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
     g = np.tanh(w.x("g", x) + w.h("g", h))
     o = sigmoid(w.x("o", x) + w.h("o", h))
     c = f * c + g
-    return o * np.tanh(c), c
+    return o * np.tanh(w.c(c)), c
 
 
 def nfg(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
@@ -93,7 +95,7 @@ def nfg(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
     g = np.tanh(w.x("g", x) + w.h("g", h))
     o = sigmoid(w.x("o", x) + w.h("o", h))
     c = c + i * g
-    return o * np.tanh(c), c
+    return o * np.tanh(w.c(c)), c
 
 
 def lstm1997(
@@ -111,7 +113,8 @@ def lstm1997(
     g = squash_input(w.x("g", x) + w.h("g", h) + before["g"])
     o = sigmoid(w.x("o", x) + w.h("o", h) + before["o"])
     c = c + i * g
-    return (o * squash_output(c), c, i, o) if gates else (o * squash_output(c), c)
+    h = o * squash_output(w.c(c))
+    return (h, c, i, o) if gates else (h, c)
 
 
 SQUASH_1997: dict[str, Squash] = {
@@ -128,7 +131,7 @@ def fgr(w: Weights, x: Array, h: Array, c: Array, i: Array, f: Array, o: Array) 
     g = np.tanh(w.x("g", x) + w.h("g", h))
     o = sigmoid(w.x("o", x) + w.h("o", h) + before["o"])
     c = f * c + i * g
-    return o * np.tanh(c), c, i, f, o
+    return o * np.tanh(w.c(c)), c, i, f, o
 
 
 def nog(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
@@ -136,7 +139,7 @@ def nog(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
     f = sigmoid(w.x("f", x) + w.h("f", h))
     g = np.tanh(w.x("g", x) + w.h("g", h))
     c = f * c + i * g
-    return np.tanh(c), c
+    return np.tanh(w.c(c)), c
 
 
 def niaf(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
@@ -145,7 +148,7 @@ def niaf(w: Weights, x: Array, h: Array, c: Array) -> tuple[Array, ...]:
     g = w.x("g", x) + w.h("g", h)
     o = sigmoid(w.x("o", x) + w.h("o", h))
     c = f * c + i * g
-    return o * np.tanh(c), c
+    return o * np.tanh(w.c(c)), c
 
 
 def gru(w: Weights, x: Array, h: Array) -> tuple[Array, ...]:
@@ -240,32 +243,54 @@ WITH_IDENTITY = {
 
 @dataclass(frozen=True)
 class Weights:
-    """Parameters of one layer and direction, by gate."""
+    """Parameters of one layer and direction, by gate; `block` cells have i, f and o in common."""
 
     cell: Cell
     parameters: Mapping[str, Array]
     suffix: str
+    block: int = 1
 
     def x(self, gate: str, x: Array) -> Array:
-        return self._affine("ih", self.cell.x_gates.index(gate), x)
+        return self._affine("ih", self.cell.x_gates, gate, x)
 
     def h(self, gate: str, h: Array) -> Array:
-        return self._affine("hh", self.cell.h_gates.index(gate), h)
+        return self._affine("hh", self.cell.h_gates, gate, h)
 
     def v(self, gate: str) -> Array:
         return self.parameters[f"weight_c{gate}_{self.suffix}"]
 
-    def g(self, gate: str, *gates: Array) -> Array:
-        weight, hidden = self.parameters[f"weight_gg_{self.suffix}"], len(gates[0])
-        k = self.cell.fed_by_gates.index(gate)
-        return weight[k * hidden : (k + 1) * hidden] @ np.concatenate(gates)
+    def c(self, c: Array) -> Array:
+        gain = self.parameters.get(f"weight_ln_c_{self.suffix}")
+        return c if gain is None else gain * normalized(c) + self.parameters[f"bias_ln_c_{self.suffix}"]
 
-    def _affine(self, kind: str, k: int, value: Array) -> Array:
-        weight = self.parameters[f"weight_{kind}_{self.suffix}"]
-        bias = self.parameters.get(f"bias_{kind}_{self.suffix}")
-        hidden = self.parameters[f"weight_hh_{self.suffix}"].shape[1]
-        rows = slice(k * hidden, (k + 1) * hidden)
-        return weight[rows] @ value + (0.0 if bias is None else bias[rows])
+    def g(self, gate: str, *gates: Array) -> Array:
+        weight = self.parameters[f"weight_gg_{self.suffix}"]
+        before = np.concatenate([value[:: self.block] for value in gates])
+        return self._rows(weight @ before, self.cell.fed_by_gates, gate)
+
+    def _affine(self, kind: str, gates: str, gate: str, value: Array) -> Array:
+        product = self.parameters[f"weight_{kind}_{self.suffix}"] @ value
+        gain = self.parameters.get(f"weight_ln_{kind}_{self.suffix}")
+        if gain is not None:
+            product = gain * normalized(product)
+        return self._rows(product + self.parameters.get(f"bias_{kind}_{self.suffix}", 0.0), gates, gate)
+
+    def _rows(self, values: Array, gates: str, gate: str) -> Array:
+        """Those of a gate, a value per cell."""
+        sizes = gate_sizes(gates, 1, self.block)
+        unit = len(values) // sum(sizes)
+        begin = unit * sum(sizes[: gates.index(gate)])
+        found = values[begin : begin + unit * sizes[gates.index(gate)]]
+        return found if gate not in "ifo" else np.repeat(found, self.block)
+
+
+def normalized(z: Array) -> Array:
+    return (z - z.mean()) / np.sqrt(z.var() + 1e-5)
+
+
+def gate_sizes(gates: str, hidden: int, block: int) -> list[int]:
+    """Rows of each gate in units of hidden / block: a shared gate has one, another one `block`."""
+    return [hidden if gate in "ifo" else hidden * block for gate in gates]
 
 
 def suffixes(num_layers: int, bidirectional: bool) -> list[str]:
@@ -275,23 +300,69 @@ def suffixes(num_layers: int, bidirectional: bool) -> list[str]:
 
 
 def parameter_shapes(
-    cell: str, input_size: int, hidden_size: int, num_layers: int, bidirectional: bool, bias: bool
+    cell: str,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bidirectional: bool,
+    bias: bool,
+    *,
+    proj_size: int = 0,
+    output_proj_size: int = 0,
+    cells_per_block: int = 1,
+    layer_norm: bool = False,
+    learn_initial_state: bool = False,
+    **_: Any,
 ) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a layer's parameters."""
-    facts, shapes = CELLS[cell], {}
+    facts, shapes, learned = CELLS[cell], {}, {}
+    recurrent, output = proj_size or hidden_size, proj_size + output_proj_size or hidden_size
+    blocks = hidden_size // cells_per_block
     for suffix in suffixes(num_layers, bidirectional):
-        width = input_size if suffix.startswith("l0") else hidden_size * (1 + bidirectional)
-        x_rows, h_rows = len(facts.x_gates) * hidden_size, len(facts.h_gates) * hidden_size
+        width = input_size if suffix.startswith("l0") else output * (1 + bidirectional)
+        x_rows = sum(gate_sizes(facts.x_gates, blocks, cells_per_block))
+        h_rows = sum(gate_sizes(facts.h_gates, blocks, cells_per_block))
         shapes[f"weight_ih_{suffix}"] = (x_rows, width)
-        shapes[f"weight_hh_{suffix}"] = (h_rows, hidden_size)
+        shapes[f"weight_hh_{suffix}"] = (h_rows, recurrent)
         if bias:
             shapes[f"bias_ih_{suffix}"] = (x_rows,)
             shapes[f"bias_hh_{suffix}"] = (h_rows,)
         shapes |= {f"weight_c{gate}_{suffix}": (hidden_size,) for gate in facts.peepholes}
         if facts.fed_by_gates:
-            gates = facts.n_states - 2
-            shapes[f"weight_gg_{suffix}"] = (len(facts.fed_by_gates) * hidden_size, gates * hidden_size)
-    return shapes
+            rows = sum(gate_sizes(facts.fed_by_gates, blocks, cells_per_block))
+            shapes[f"weight_gg_{suffix}"] = (rows, (facts.n_states - 2) * blocks)
+        if proj_size:
+            shapes[f"weight_hr_{suffix}"] = (output, hidden_size)
+        if layer_norm:
+            shapes |= {f"weight_ln_ih_{suffix}": (x_rows,), f"weight_ln_hh_{suffix}": (h_rows,)}
+            if facts.n_states == 2:  # h = o * tanh(c)
+                shapes |= {f"weight_ln_c_{suffix}": (hidden_size,), f"bias_ln_c_{suffix}": (hidden_size,)}
+        if learn_initial_state:
+            learned[f"h0_{suffix}"] = (recurrent,)
+            if facts.n_states != 1 and not cell.startswith("slstm"):
+                learned[f"c0_{suffix}"] = (hidden_size,)
+    return shapes | learned
+
+
+def state_sizes(cell: str, hidden_size: int, options: Mapping[str, Any]) -> list[int]:
+    """Of h, and of the states beside it."""
+    return [options.get("proj_size") or hidden_size] + [hidden_size] * (CELLS[cell].n_states - 1)
+
+
+def one_step(
+    cell: str, weights: Weights, x: Array, states: tuple[Array, ...], options: Mapping[str, Any]
+) -> tuple[Array, tuple[Array, ...]]:
+    """Output and states of a step, with what comes behind the cell: projections, zoneout."""
+    new = CELLS[cell].step(weights, x, *states)
+    output = new[0]
+    if options.get("proj_size"):
+        output = weights.parameters[f"weight_hr_{weights.suffix}"] @ new[0]
+        new = (output[: options["proj_size"]], *new[1:])
+    keep = options.get("zoneout", (0.0, 0.0))
+    zoned = [p * old + (1.0 - p) * value for p, old, value in zip(keep, states, new, strict=False)]
+    if any(keep):
+        new, output = (*zoned, *new[2:]), zoned[0]
+    return output, new
 
 
 def forward(
@@ -302,29 +373,38 @@ def forward(
     x: Array,
     state: tuple[Array, ...] | None = None,
     lengths: Any = None,
+    hidden_size: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Array, tuple[Array, ...]]:
     """Outputs (batch, time, directions * hidden), zero after each sequence's end, and the final states."""
     batch, time, _ = x.shape
-    rows, hidden = suffixes(num_layers, bidirectional), parameters["weight_hh_l0"].shape[1]
+    options = options or {}
+    rows = suffixes(num_layers, bidirectional)
+    sizes = state_sizes(cell, hidden_size or parameters["weight_hh_l0"].shape[1], options)
     if state is None:
-        state = tuple(np.zeros((len(rows), batch, hidden)) for _ in range(CELLS[cell].n_states))
+        state = tuple(np.zeros((len(rows), batch, size)) for size in sizes)
+        for name, values in zip("hc", state, strict=False):
+            for k, suffix in enumerate(rows):
+                values[k] = parameters.get(f"{name}0_{suffix}", 0.0)
     lengths = [time] * batch if lengths is None else lengths
-    final = tuple(np.zeros((len(rows), batch, hidden)) for _ in state)
-    y = np.zeros((batch, time, hidden * (1 + bidirectional)))
+    final = tuple(np.zeros((len(rows), batch, size)) for size in sizes)
+    y = None
     for b, length in enumerate(lengths):
         sequence = x[b, :length]
         for layer in range(num_layers):
             ways = []
             for k in [k for k, suffix in enumerate(rows) if suffix.startswith(f"l{layer}")]:
                 backwards = rows[k].endswith("_reverse")
-                weights = Weights(CELLS[cell], parameters, rows[k])
+                weights = Weights(CELLS[cell], parameters, rows[k], options.get("cells_per_block", 1))
                 states, outputs = tuple(s[k, b] for s in state), []
                 for x_t in sequence[::-1] if backwards else sequence:
-                    states = CELLS[cell].step(weights, x_t, *states)
-                    outputs.append(states[0])
+                    output, states = one_step(cell, weights, x_t, states, options)
+                    outputs.append(output)
                 ways.append(outputs[::-1] if backwards else outputs)
                 for whole, value in zip(final, states, strict=True):
                     whole[k, b] = value
             sequence = np.concatenate(ways, axis=1)
+        if y is None:
+            y = np.zeros((batch, time, sequence.shape[1]))
         y[b, :length] = sequence
     return y, final

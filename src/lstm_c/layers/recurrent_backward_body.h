@@ -537,7 +537,8 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
             for (int64_t s = 0; s < moment.rows; s++) {
                 const real *state = FL_T(states_before)(run, index, &moment, s);
                 if (peephole->current)
-                    state = (const real *)tape->state + (moment.row0 + s) * state_row;
+                    state = (const real *)(tape->unzoned ? tape->unzoned : tape->state) +
+                            (moment.row0 + s) * state_row;
                 state += peephole->state * layer->plane;
                 const real *gates = (const real *)tape->gates +
                                     (moment.row0 + s) * layer->gate_row + gate_first +

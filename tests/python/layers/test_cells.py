@@ -12,18 +12,19 @@ import cell_reference
 import numpy as np
 import pytest
 from cases import Case
-from cell_checks import CHECKS, VARIANTS, Check, Variant
+from cell_checks import CHECKS, OPTIONS, VARIANTS, WITH_OPTIONS, Check, Option, Variant
 
 from fastlstm import LSTMClassifier, _core
 from fastlstm.layers import GRU, LSTM, RNN
 
 PAGE = Path(__file__).parents[3] / "docs" / "cells.md"
+OPTIONS_PAGE = PAGE.with_name("cell_options.md")
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS + WITH_OPTIONS, ids=str)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.title)
 def test_cell(check: Check, variant: Variant) -> None:
-    assert check.run(variant) <= check.bound
+    assert check.run(variant) <= check.allowed(variant)
 
 
 def test_every_cell_has_a_reference() -> None:
@@ -32,12 +33,21 @@ def test_every_cell_has_a_reference() -> None:
     assert {variant.name for variant in VARIANTS} == set(_core.cells())
 
 
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_the_other_cells_refuse_an_option(option: Option) -> None:
+    for cell in _core.cells():
+        if not option.takes(cell):
+            with pytest.raises(ValueError, match=re.escape(repr(cell))):
+                LSTM(2, 4, cell=cell, **option.arguments)
+
+
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("variant", VARIANTS + WITH_OPTIONS, ids=str)
 def test_parameters_have_the_names_and_shapes_of_the_equations(variant: Variant, bias: bool) -> None:
-    case = replace(cell_checks.BOTH_WAYS, bias=bias)
+    case = variant.fit(replace(cell_checks.BOTH_WAYS, bias=bias))
     layer = cell_checks.build(variant, case, "float32")
-    want = cell_reference.parameter_shapes(variant.name, case.input_size, case.hidden_size, 2, True, bias)
+    sizes = (case.input_size, case.hidden_size, 2, case.bidirectional, bias)
+    want = cell_reference.parameter_shapes(variant.name, *sizes, **variant.arguments)
     assert dict(layer.parameter_shapes) == want
     assert len(layer.state_names) == cell_reference.CELLS[variant.name].n_states
 
@@ -212,20 +222,24 @@ def test_no_h_recurs_in_the_compact_peephole_form() -> None:
 # ---- the page ----
 
 
-def test_the_page_has_a_line_for_each_cell_and_all_of_it_holds() -> None:
-    if not PAGE.is_file():
+@pytest.mark.parametrize(("page", "variants"), [(PAGE, VARIANTS), (OPTIONS_PAGE, WITH_OPTIONS)])
+def test_the_page_has_a_line_for_each_variant_and_all_of_it_holds(
+    page: Path, variants: tuple[Variant, ...]
+) -> None:
+    if not page.is_file():
         pytest.skip("needs the source tree")
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in PAGE.read_text(encoding="ascii").split("<!-- cells:begin -->")[1].splitlines()
+        for line in page.read_text(encoding="ascii").split("<!-- cells:begin -->")[1].splitlines()
         if line.startswith("|")
     ]
     assert rows[0] == ["cell", *(check.title for check in CHECKS)]
     found = {re.sub(r'[`"]|cell_activation=', "", row[0]): row[1:] for row in rows[2:]}
-    assert list(found) == [str(variant) for variant in VARIANTS]
-    for name, entries in found.items():
+    assert list(found) == [str(variant) for variant in variants]
+    for variant, entries in zip(variants, found.values(), strict=True):
         for check, entry in zip(CHECKS, entries, strict=True):
-            assert (0.0 if entry == "same bits" else float(entry)) <= check.bound, (name, check.title)
+            error = 0.0 if entry == "same bits" else float(entry)
+            assert error <= check.allowed(variant), (str(variant), check.title)
 
 
 def test_the_page_gives_the_equations_of_each_cell() -> None:
