@@ -13,6 +13,7 @@ from fastlstm.layers.embedding import Embedding
 from fastlstm.layers.highway import Highway, Residual
 from fastlstm.layers.initializers import chrono, forget_bias, orthogonal
 from fastlstm.layers.recurrent import GRU, LSTM, RNN
+from fastlstm.layers.stack import Stack
 
 __all__ = [
     "GRU",
@@ -26,6 +27,7 @@ __all__ = [
     "Embedding",
     "Highway",
     "Residual",
+    "Stack",
     "chrono",
     "forget_bias",
     "orthogonal",
