@@ -1,7 +1,16 @@
 /* Back-propagation through time, for one dtype. See recurrent.c for the plan. */
 
+#ifndef FL_INPUT_PANELS
+#define FL_INPUT_PANELS
+enum {
+    FL_INPUT_PANEL = 48,   /* columns; whole tiles of every instruction set */
+    FL_GRADIENT_ROWS = 256 /* of a chunk: the gradient is read and written once in so many */
+};
+#endif
+
 typedef struct FL_T(fl_gradient_scratch) {
-    real *inputs; /* (chunk, depth): rows of [x, h_prev, recurring gates, 1] */
+    real *inputs; /* rows of [x, h_prev, recurring gates, 1] in panels of columns, each (chunk,
+                     FL_INPUT_PANEL): a tile reads a short stride, and the memory in one stream */
     real *dgates; /* (chunk, block width): one block of gate gradients */
 } FL_T(fl_gradient_scratch);
 
@@ -449,32 +458,49 @@ static const real *FL_T(recurred)(const FL_T(fl_backward_run) * run, int index, 
                    : y + before * y_row + index % layer->directions * layer->output;
 }
 
-/* Rows [first, first + count) of [x, h_prev, recurring gates, 1] in packed order. */
+/* `count` values to columns [column, column + count) of row `row` of the panels. */
+static void FL_T(put_in_panels)(const FL_T(fl_backward_run) * run, real *inputs, int64_t row,
+                                int64_t column, const real *from, int64_t count)
+{
+    while (count > 0) {
+        int64_t within = column % FL_INPUT_PANEL, space = FL_INPUT_PANEL - within,
+                part = count < space ? count : space;
+        real *panel = inputs + column / FL_INPUT_PANEL * FL_INPUT_PANEL * run->chunk;
+        FL_T(copy_row)(panel + row * FL_INPUT_PANEL + within, from, part);
+        column += part;
+        from += part;
+        count -= part;
+    }
+}
+
+/* Rows [first, first + count) of [x, h_prev, recurring gates, 1] in packed order, as panels of
+ * columns, (panels, chunk, FL_INPUT_PANEL). */
 static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, int p, int64_t first,
                                 int64_t count, real *inputs)
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
     const fl_tape_layer *level = &run->tape->layers[index / layer->directions];
+    const real one = 1;
     int reverse = index % layer->directions;
     int64_t input = layer->packed[index].input, hidden = layer->config.hidden_size, t = 0;
     while (ragged->offset[t + 1] <= first)
         t++;
     int64_t depth = FL_T(input_depth)(layer, input);
-    for (int64_t row = first; row < first + count; row++, inputs += depth) {
+    for (int64_t k = 0; k < count; k++) {
+        int64_t row = first + k;
         if (row >= ragged->offset[t + 1])
             t++;
         fl_moment moment = fl_ragged_moment(ragged, reverse ? ragged->steps - 1 - t : t, reverse);
-        FL_T(copy_row)(inputs, (const real *)level->x + row * input, input);
-        FL_T(copy_row)(inputs + input,
-                       FL_T(recurred)(run, index, p, &moment, row - ragged->offset[t]),
-                       layer->recurrent);
-        for (int gate = 1; gate <= layer->cell.gate_states; gate++)
-            FL_T(copy_row)(inputs + input + layer->recurrent + (gate - 1) * hidden,
-                           FL_T(states_before)(run, index, &moment, row - ragged->offset[t]) +
-                               gate * layer->plane,
-                           hidden);
-        inputs[depth - 1] = 1;
+        int64_t s = row - ragged->offset[t], column = input + layer->recurrent;
+        FL_T(put_in_panels)(run, inputs, k, 0, (const real *)level->x + row * input, input);
+        FL_T(put_in_panels)(run, inputs, k, input, FL_T(recurred)(run, index, p, &moment, s),
+                            layer->recurrent);
+        for (int gate = 1; gate <= layer->cell.gate_states; gate++, column += hidden)
+            FL_T(put_in_panels)(run, inputs, k, column,
+                                FL_T(states_before)(run, index, &moment, s) + gate * layer->plane,
+                                hidden);
+        FL_T(put_in_panels)(run, inputs, k, depth - 1, &one, 1);
     }
 }
 
@@ -600,25 +626,28 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
             int64_t left = part->gate_stride - block * width, used = left < width ? left : width;
             const real *from =
                 section->dgates + row * layer->gate_row + part->gate_first + block * width;
-            real *to = gradient + section->first * part->gate_stride + block * width;
             for (int64_t i = 0; i < count; i++)
                 FL_T(copy_row)(dgates + i * width, from + i * layer->gate_row, used);
             FL_T(fl_gemm)
-            gemm = {.rows = section->end - section->first,
-                    .depth = count,
+            gemm = {.depth = count,
                     .columns = part->gate_columns - block * width,
                     .block_end = 1,
-                    .a = inputs + section->first,
                     .a_row = 1,
-                    .a_depth = columns,
+                    .a_depth = FL_INPUT_PANEL,
                     .b = dgates,
                     .b_depth = width,
                     .vectors = FL_BLOCK_VECTORS,
-                    .init = row ? to : NULL,
                     .init_row = part->gate_stride,
-                    .c = to,
                     .c_row = part->gate_stride};
-            run->kernels->gemm(&gemm);
+            for (int64_t column = section->first; column < section->end; column += gemm.rows) {
+                int64_t within = column % FL_INPUT_PANEL, space = FL_INPUT_PANEL - within,
+                        here = section->end - column;
+                gemm.rows = here < space ? here : space;
+                gemm.a = inputs + (column - within) * run->chunk + within;
+                gemm.c = gradient + column * part->gate_stride + block * width;
+                gemm.init = row ? gemm.c : NULL;
+                run->kernels->gemm(&gemm);
+            }
         }
     }
     int64_t column_end = end * width < part->gate_columns ? end * width : part->gate_columns;
@@ -857,9 +886,8 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     int64_t upper = layer->output * D,
             widest = layer->config.input_size > upper || L == 1 ? layer->config.input_size : upper;
     int64_t columns = FL_T(input_depth)(layer, widest);
-    run->chunk = 65536 / columns < 64 ? 64 : 65536 / columns > 256 ? 256 : 65536 / columns;
-    if (run->chunk > ragged->rows)
-        run->chunk = ragged->rows;
+    int64_t panels = (columns + FL_INPUT_PANEL - 1) / FL_INPUT_PANEL;
+    run->chunk = FL_GRADIENT_ROWS < ragged->rows ? FL_GRADIENT_ROWS : ragged->rows;
     run->dy_top = run->call->dy ? fl_arena_take(arena, ragged->rows * upper, sizeof(real)) : NULL;
     run->dx[0] =
         run->call->dx || L > 2
@@ -926,7 +954,7 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     run->scratch = fl_arena_take(arena, run->n_threads, sizeof *run->scratch);
     for (int thread = 0; thread < run->n_threads; thread++) {
         FL_T(fl_gradient_scratch)
-        scratch = {fl_arena_take(arena, run->chunk * columns, sizeof(real)),
+        scratch = {fl_arena_take(arena, run->chunk * panels * FL_INPUT_PANEL, sizeof(real)),
                    fl_arena_take(arena, run->chunk * width, sizeof(real))};
         if (arena->memory)
             run->scratch[thread] = scratch;
