@@ -504,33 +504,49 @@ static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, in
     }
 }
 
+/* Columns [column_first, column_end) of `count` rows of a packed gradient, `stride` apart, -> rows
+ * of a weight matrix (gates*hidden, count); in squares that stay in cache. */
+static void FL_T(unpack_rows)(const fl_recurrent *layer, const fl_part *part, const int *gate_of,
+                              const real *gradient, int64_t stride, int64_t count,
+                              int64_t column_first, int64_t column_end, real *weight)
+{
+    enum { SIDE = 64 };
+    for (int64_t left = column_first; left < column_end; left += SIDE)
+        for (int64_t top = 0; top < count; top += SIDE) {
+            int64_t right = left + SIDE < column_end ? left + SIDE : column_end,
+                    end = top + SIDE < count ? top + SIDE : count;
+            for (int64_t column = left; column < right; column++) {
+                int64_t row = fl_weight_row(layer, part, column, gate_of);
+                for (int64_t k = top; row >= 0 && k < end; k++)
+                    weight[row * count + k] = gradient[k * stride + column];
+            }
+        }
+}
+
 /* Columns [column_first, column_end) of the (input_depth, gate_stride) gradient -> flat
  * gradients. */
 static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index, const fl_part *part,
                                   const real *gradient, int64_t column_first, int64_t column_end)
 {
     const fl_recurrent *layer = run->layer;
-    int64_t stride = part->gate_stride;
-    int64_t input = layer->packed[index].input;
-    int64_t gates = fl_recurring_gates(layer), width = layer->recurrent;
+    int64_t stride = part->gate_stride, input = layer->packed[index].input,
+            gates = fl_recurring_gates(layer), width = layer->recurrent;
     FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
-    for (int64_t column = column_first; column < column_end; column++) {
-        int64_t x_row = fl_weight_row(layer, part, column, part->cell.x_gate),
-                h_row = fl_weight_row(layer, part, column, part->cell.h_gate),
-                g_row = gates ? fl_weight_row(layer, part, column, part->cell.g_gate) : -1;
-        const real *from = gradient + column, *recurrent = from + input * stride,
-                   *of_gates = recurrent + width * stride, *bias = of_gates + gates * stride;
-        for (int64_t k = 0; x_row >= 0 && k < input; k++)
-            to.weight_ih[x_row * input + k] = from[k * stride];
-        for (int64_t k = 0; h_row >= 0 && k < width; k++)
-            to.weight_hh[h_row * width + k] = recurrent[k * stride];
-        for (int64_t k = 0; g_row >= 0 && k < gates; k++)
-            to.weight_gg[g_row * gates + k] = of_gates[k * stride];
-        if (to.bias_ih && x_row >= 0)
-            to.bias_ih[x_row] = *bias;
-        if (to.bias_hh && h_row >= 0)
-            to.bias_hh[h_row] = *bias;
-    }
+    const real *recurrent = gradient + input * stride, *of_gates = recurrent + width * stride,
+               *bias = of_gates + gates * stride;
+    FL_T(unpack_rows)(layer, part, part->cell.x_gate, gradient, stride, input, column_first,
+                      column_end, to.weight_ih);
+    FL_T(unpack_rows)(layer, part, part->cell.h_gate, recurrent, stride, width, column_first,
+                      column_end, to.weight_hh);
+    if (gates)
+        FL_T(unpack_rows)(layer, part, part->cell.g_gate, of_gates, stride, gates, column_first,
+                          column_end, to.weight_gg);
+    if (!to.bias_ih)
+        return;
+    FL_T(unpack_rows)(layer, part, part->cell.x_gate, bias, stride, 1, column_first, column_end,
+                      to.bias_ih);
+    FL_T(unpack_rows)(layer, part, part->cell.h_gate, bias, stride, 1, column_first, column_end,
+                      to.bias_hh);
 }
 
 static void FL_T(add_products)(real *restrict sums, const real *restrict a, const real *restrict b,
