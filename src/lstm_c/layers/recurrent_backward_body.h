@@ -4,7 +4,7 @@
 #define FL_INPUT_PANELS
 enum {
     FL_INPUT_PANEL = 48,   /* columns; whole tiles of every instruction set */
-    FL_GRADIENT_ROWS = 256 /* of a chunk: the gradient is read and written once in so many */
+    FL_GRADIENT_ROWS = 512 /* of a chunk: the gradient is read and written once in so many */
 };
 #endif
 
