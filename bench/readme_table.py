@@ -1,9 +1,11 @@
-"""Puts the results of bench/vs_peers.py into the README as a Markdown table.
+"""Puts the results of bench/vs_peers.py into the README as a Markdown table, and what bounds the missed targets
+into docs/performance.md.
 
-    python bench/readme_table.py bench/results/<machine>.json [--readme README.md] [--check]
+    python bench/readme_table.py bench/results/<machine>.json [--readme README.md] [--page docs/performance.md]
+                                 [--check]
 
-Replaces what stands between the two marker lines; ``--check`` writes nothing and ends with 1 if
-the README does not show these results.
+Replaces what stands between the two marker lines of each; ``--check`` writes nothing and ends with 1 if
+they do not show these results.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from fastlstm.benchmark import format_seconds
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 README = Path(__file__).parent.parent / "README.md"
+PAGE = README.parent / "docs" / "performance.md"
 _KINDS = {
     "step": "one streamed step",
     "infer": "inference",
@@ -80,6 +83,22 @@ def make_table(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def make_bounds(document: dict[str, Any]) -> str:
+    """A line for each target that is missed: how near the case is to its floor, and the ratio that the floor allows."""
+    lines = [*_heading(document)[:1], ""]
+    lines += [_row(["case", "threads", "ratio", "target", "share of the floor", "ratio at the floor"])]
+    lines += [_row(["---"] + ["---:"] * 5)]
+    for summary in document["summary"]:
+        share = summary["share_of_ceiling"]
+        for target in summary["targets"]:
+            if not target["reached"]:
+                ratio = target["ratio"]
+                floor = [f"{share:.0%}", f"{ratio / share:.2f}"] if share else ["-", "-"]
+                numbers = [str(summary["threads"]), f"{ratio:.2f}", f"{target['target']:g}", *floor]
+                lines.append(_row([summary["case"], *numbers]))
+    return "\n".join(lines)
+
+
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
@@ -93,7 +112,7 @@ def replace_between_markers(text: str, table: str) -> str:
         If the markers are not there, once each and in order.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"the README must hold {BEGIN} and {END}, once each and in this order")
+        raise ValueError(f"the page must hold {BEGIN} and {END}, once each and in this order")
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
@@ -103,18 +122,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="readme_table.py", description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, help="a file that bench/vs_peers.py wrote")
     parser.add_argument("--readme", type=Path, default=README)
-    parser.add_argument("--check", action="store_true", help="only say whether the README is up to date")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--check", action="store_true", help="only say whether both are up to date")
     args = parser.parse_args(argv)
     try:
-        table = make_table(json.loads(args.results.read_text(encoding="utf-8")))
-        old = args.readme.read_text(encoding="utf-8")
-        new = replace_between_markers(old, table)
+        document = json.loads(args.results.read_text(encoding="utf-8"))
+        tables = {args.readme: make_table(document), args.page: make_bounds(document)}
+        old = {path: path.read_text(encoding="utf-8") for path in tables}
+        new = {path: replace_between_markers(old[path], table) for path, table in tables.items()}
     except (OSError, ValueError) as error:
         print(f"readme_table.py: {error}", file=sys.stderr)
         return 1
     if args.check:
         return 0 if new == old else 1
-    args.readme.write_text(new, encoding="utf-8")
+    for path, text in new.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -247,16 +247,21 @@ def test_summary_without_peers():
 
 def test_readme_table_replaces_what_is_between_the_markers(tmp_path: Path):
     table = bench_module("readme_table")
-    readme, results = tmp_path / "README.md", tmp_path / "results.json"
-    results.write_text(json.dumps(a_document()))
-    readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
-    arguments = [str(results), "--readme", str(readme)]
+    readme, page, results = (tmp_path / name for name in ("README.md", "page.md", "results.json"))
+    document = a_document()
+    missed = {"opponent": "best peer", "target": 3, "ratio": 2.0, "reached": False}
+    document["summary"][0] |= {"targets": [missed], "share_of_ceiling": 0.5}
+    results.write_text(json.dumps(document))
+    for path in (readme, page):
+        path.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
+    arguments = [str(results), "--readme", str(readme), "--page", str(page)]
     assert table.main([*arguments, "--check"]) == 1
     assert table.main(arguments) == 0
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert "training (forward + backward), ragged" in text and "**2.00x**" in text
     assert "instruction set in use: avx512" in text
+    assert "| 2.00 | 3 | 50% | 4.00 |" in page.read_text()
     assert table.main([*arguments, "--check"]) == 0
 
 
