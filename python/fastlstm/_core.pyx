@@ -258,8 +258,9 @@ cdef class Recurrent:
                 bint drops=False, bint expects=False):
         """Run all sequences; fills `y` and `states_out` where given, and `tape` for :meth:`backward`.
 
-        A part of a larger call gives the `number` of each sequence there and its `first_step`; the masks follow both. With `drops`
-        they are applied without a tape too; with `expects` a tape is filled as inference computes, without zoneout drawn.
+        A part of a larger call gives the `number` of each sequence there and its `first_step`; the masks follow both.
+        With `drops` they are applied without a tape too; with `expects` a tape is filled as inference computes, without
+        zoneout drawn.
         """
         cdef fl_forward call
         cdef const void *given[MAX_STATES]

@@ -38,7 +38,11 @@ class StopAt(Callback):
 def full_training(directory, *callbacks, **options):
     """A training with everything that has a state: noise, dropout, best weights, plateau schedule, nadam."""
     network = make_network(
-        num_layers=2, dropout=0.2, head_dropout=0.2, pooling=options.pop("pooling", "last")
+        num_layers=2,
+        dropout=0.2,
+        weight_noise=0.01,
+        head_dropout=0.2,
+        pooling=options.pop("pooling", "last"),
     )
     held_out, labels = make_data(25, seed=3)
     options = {
@@ -47,7 +51,6 @@ def full_training(directory, *callbacks, **options):
         "max_iter": 5,
         "n_iter_no_change": 4,
         "alpha": 0.01,
-        "weight_noise": 0.01,
         "checkpoint_dir": directory,
         **options,
     }

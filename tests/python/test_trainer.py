@@ -79,13 +79,15 @@ def test_plateau_schedule_watches_the_loss() -> None:
 
 
 def everything_on() -> dict:
-    return {"alpha": 0.1, "weight_noise": 0.02, "clip_norm": 0.5, "clip_value": 0.1, "optimizer": "nadam"}
+    return {"alpha": 0.1, "clip_norm": 0.5, "clip_value": 0.1, "optimizer": "nadam"}
 
 
 def test_the_seed_decides_everything() -> None:
     def run(seed):
         return train(
-            make_network(head_dropout=0.3, num_layers=2, dropout=0.2), random_state=seed, **everything_on()
+            make_network(head_dropout=0.3, num_layers=2, dropout=0.2, weight_noise=0.02),
+            random_state=seed,
+            **everything_on(),
         )
 
     (one, first), (two, second), (three, _) = run(3), run(3), run(4)
@@ -196,15 +198,6 @@ def test_clipping_by_norm_and_by_value() -> None:
     np.testing.assert_allclose(step, np.clip(gradient, -0.003, 0.003), rtol=1e-9, atol=1e-14)
     _, _, gradient, step = one_step(clip_norm=1e6)
     np.testing.assert_allclose(step, gradient, rtol=1e-9, atol=1e-14)
-
-
-def test_weight_noise_disturbs_the_gradient_only() -> None:
-    _, _, gradient, step = one_step(weight_noise=0.05, clip_norm=None)
-    assert 0 < np.abs(step - gradient).max() < 0.1
-    network = make_network()
-    before = network.flat.copy()
-    train(network, learning_rate_init=1e-30, weight_noise=1.0, max_iter=1)
-    np.testing.assert_array_equal(network.flat, before)
 
 
 # ---------------------------------------------------------------------- minibatches
@@ -371,23 +364,6 @@ def test_ctrl_c_in_the_first_epoch_leaves_a_usable_network() -> None:
     assert (network.flat != start).any()
     seqs, _ = make_data()
     np.testing.assert_array_equal(network.predict(seqs), copy.deepcopy(network).predict(seqs))
-
-
-def test_ctrl_c_with_weight_noise_removes_the_noise() -> None:
-    network = make_network()
-    before = network.flat.copy()
-    calls = iter(range(100))
-
-    def broken_gradient(*_):
-        if next(calls) == 2:
-            raise KeyboardInterrupt
-        network.flat_grads[:] = 0.0
-        return 1.0
-
-    network.step_gradient = broken_gradient
-    with pytest.warns(TrainingInterruptedWarning):
-        train(network, weight_noise=1.0, optimizer=SGD())
-    np.testing.assert_array_equal(network.flat, before)
 
 
 def test_a_second_fit_after_ctrl_c_is_a_fresh_one() -> None:
@@ -653,7 +629,6 @@ def test_fit_resets_the_optimizer() -> None:
         ({"alpha": "1"}, TypeError, "alpha must be a number"),
         ({"clip_norm": 0.0}, ValueError, "clip_norm must be finite and greater than 0"),
         ({"clip_value": -1.0}, ValueError, "clip_value must be finite and greater than 0"),
-        ({"weight_noise": math.nan}, ValueError, "weight_noise must be finite and at least 0"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be at least 1"),
         ({"optimizer": "lbfgs"}, ValueError, "optimizer must be one of"),
         ({"schedule": "linear"}, ValueError, "schedule must be one of"),

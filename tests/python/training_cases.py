@@ -21,7 +21,7 @@ def make_data(n: int = 60, seed: int = 0, dtype: str = "float32"):
 
 
 def make_network(dtype: str = "float32", seed: int = 0, **options: Any) -> SequenceNetwork:
-    layer = {key: options.pop(key) for key in ("dropout", "bidirectional") if key in options}
+    layer = {key: options.pop(key) for key in ("dropout", "bidirectional", "weight_noise") if key in options}
     encoder = LSTM(2, 6, options.pop("num_layers", 1), dtype=dtype, random_state=seed, **layer)
     return SequenceNetwork(encoder, options.pop("n_outputs", 2), random_state=seed + 1, **options)
 

@@ -50,7 +50,6 @@ Validation = tuple["Sequences", Any, Array | None, Score | None]
 __all__ = ["Trainer"]
 
 _KEY_MASK = (1 << 64) - 1
-_NOISE_KEY = 1 << 64  # keeps the weight noise apart from the dropout masks of the same minibatch
 
 
 class _Run:
@@ -62,7 +61,6 @@ class _Run:
         self.initial = network.flat.copy()
         self.best: Array | None = None
         self.checkpoint: Checkpoint | None = None
-        self.saved = np.empty_like(network.flat) if trainer.weight_noise else None
         self.l2_pairs: list[tuple[Array, Array, Array]] = []
         if trainer.alpha:
             weights = network.weight_views(network.flat)
@@ -107,9 +105,6 @@ class Trainer:
         Largest Euclidean norm of the gradient; longer ones are scaled down.
     clip_value : float or None
         Largest magnitude of an element of the gradient; applied before `clip_norm`.
-    weight_noise : float
-        Standard deviation of normal noise on the parameters while a minibatch's gradient is taken (Graves
-        2011).
     shuffle : bool
         Without, minibatches are taken in the order of the data.
     random_state : int, Generator, RandomState or None
@@ -165,7 +160,6 @@ class Trainer:
         alpha: float = 0.0,
         clip_norm: float | None = 1.0,
         clip_value: float | None = None,
-        weight_noise: float = 0.0,
         shuffle: bool = True,
         random_state: Any = None,
         verbose: int = 0,
@@ -188,7 +182,6 @@ class Trainer:
         self.alpha = real_number("alpha", alpha)
         self.clip_norm = None if clip_norm is None else real_number("clip_norm", clip_norm, above=0.0)
         self.clip_value = None if clip_value is None else real_number("clip_value", clip_value, above=0.0)
-        self.weight_noise = real_number("weight_noise", weight_noise)
         self.shuffle = bool(shuffle)
         self.random_state = random_state
         self.verbose = verbose
@@ -427,7 +420,7 @@ class Trainer:
         values, loss, params, grads = run.data.values, run.loss, network.flat, network.flat_grads
         starts, lengths, targets, weights = plan.starts, plan.lengths, plan.targets, plan.weights
         clip_norm = math.inf if self.clip_norm is None else self.clip_norm
-        gradient = network.step_gradient if run.saved is None else self._noisy_gradient(run, run.saved)
+        gradient = network.step_gradient
         begin_hooks, end_hooks = self._hooks["on_batch_begin"], self._hooks["on_batch_end"]
         every = self.checkpoint_every if run.checkpoint is not None else None
         for batch in range(state.batch, len(plan.spans)):
@@ -459,24 +452,6 @@ class Trainer:
             if self._stop_wanted:
                 return "callback"
         return None
-
-    def _noisy_gradient(self, run: _Run, saved: Array) -> Callable[..., float]:
-        """`step_gradient` of the network with noise on its parameters, which are back in place afterwards."""
-        network, flat, deviation = run.network, run.network.flat, self.weight_noise
-
-        def gradient(*minibatch: Any) -> float:
-            generator = np.random.Generator(np.random.Philox(key=_NOISE_KEY | minibatch[-1]))
-            saved[:] = flat
-            try:
-                noise = generator.standard_normal(flat.shape, dtype=flat.dtype)
-                noise *= flat.dtype.type(deviation)
-                np.add(flat, noise, out=flat)
-                network.parameters_changed()
-                return network.step_gradient(*minibatch)
-            finally:
-                flat[:] = saved
-
-        return gradient
 
     def _score(self, run: _Run) -> float | None:
         """Validation score now; NaN if an output is not finite; None without validation data."""
@@ -549,7 +524,7 @@ class Trainer:
         network = run.network
         names = "learning_rate_init batch_size max_iter tol n_iter_no_change early_stopping alpha clip_norm"
         identity: dict[str, Any] = {name: getattr(self, name) for name in names.split()}
-        identity |= {name: getattr(self, name) for name in ("clip_value", "weight_noise", "shuffle")}
+        identity |= {name: getattr(self, name) for name in ("clip_value", "shuffle")}
         identity["optimizer"] = self.optimizer.get_config()
         identity["schedule"] = self.schedule.get_config()
         identity["network"] = network.get_config()
