@@ -40,8 +40,16 @@ class Option:
     one_direction: bool = False
     doubles: bool = False  # hidden units come in pairs
 
+    def refuses(self, cell: str) -> bool:
+        return bool(self.not_for) and cell.startswith(self.not_for)
+
     def takes(self, cell: str) -> bool:
-        return not cell.startswith(self.not_for) if self.not_for else True
+        """Whether the cell is not among those that refuse; of a new one, whether the layer can be made."""
+        try:
+            LSTM(2, 4, cell=cell, **self.arguments)
+        except ValueError:
+            return False
+        return not self.refuses(cell)
 
 
 WITHOUT_C = ("rnn", "gru", "slstm")

@@ -17,11 +17,7 @@
 #include "fl_cells.h" /* written by CMake from the list of cells: includes each cell, defines FL_CELLS */
 
 #define FL_CELL_ROW(cell)                                                                          \
-    {&FL_T(FL_PASTE2(cell, facts)),                                                                \
-     FL_T(FL_PASTE2(cell, forward_step)),                                                          \
-     FL_T(FL_PASTE2(cell, backward_step)),                                                         \
-     FL_T(FL_PASTE2(cell, normed_output)),                                                         \
-     FL_T(FL_PASTE2(cell, normed_output_gradient)),                                                \
-     FL_T(FL_PASTE2(cell, add_output_gate))},
+    {&FL_T(FL_PASTE2(cell, facts)), FL_T(FL_PASTE2(cell, forward_step)),                           \
+     FL_T(FL_PASTE2(cell, backward_step)), &FL_T(FL_PASTE2(cell, normed))},
 static const FL_T(fl_cell) FL_T(cell_table)[] = {FL_CELLS(FL_CELL_ROW)};
 #undef FL_CELL_ROW

@@ -234,14 +234,18 @@ typedef struct FL_T(fl_normed_output) {
     const real *peephole; /* as in a step, or NULL */
 } FL_T(fl_normed_output);
 
+/* NULL where h is not o * squash(c). */
+typedef struct FL_T(fl_normed_cell) {
+    void (*output)(const FL_T(fl_normed_output) *);
+    void (*output_gradient)(const FL_T(fl_normed_output) *);
+    void (*add_output_gate)(const FL_T(fl_normed_output) *);
+} FL_T(fl_normed_cell);
+
 typedef struct FL_T(fl_cell) {
     const fl_cell_facts *facts;
     void (*forward)(const FL_T(fl_step) *);
     void (*backward)(const FL_T(fl_backstep) *);
-    /* NULL where h is not o * squash(c) */
-    void (*normed_output)(const FL_T(fl_normed_output) *);
-    void (*normed_output_gradient)(const FL_T(fl_normed_output) *);
-    void (*add_output_gate)(const FL_T(fl_normed_output) *);
+    const FL_T(fl_normed_cell) * normed;
 } FL_T(fl_cell);
 
 /* Hyper-parameters of one optimiser step; a field that a rule does not use is ignored. */

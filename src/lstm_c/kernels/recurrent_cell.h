@@ -188,9 +188,11 @@ static void CELL_(backward_step)(const FL_T(fl_backstep) * s)
                  0);
 }
 
-#ifndef FL_CELL_SQUASHES
-/* null pointers in the table: what it puts out is not o * squash(c) */
-enum { CELL_(normed_output) = 0, CELL_(normed_output_gradient) = 0, CELL_(add_output_gate) = 0 };
+static const FL_T(fl_normed_cell) CELL_(normed) =
+#ifdef FL_CELL_SQUASHES
+    {CELL_(normed_output), CELL_(normed_output_gradient), CELL_(add_output_gate)};
+#else
+    {NULL, NULL, NULL};
 #endif
 
 #undef FL_CELL

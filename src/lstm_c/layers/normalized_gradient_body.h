@@ -35,7 +35,7 @@ static void FL_T(normalized_output_gradient)(const fl_recurrent *layer, const fl
                                              FL_T(fl_normed_output) * output)
 {
     const FL_T(fl_kernels) *kernels = &layer->isa->FL_SUFFIX;
-    kernels->cells[fl_main_part(layer)->cell_index].normed_output_gradient(output);
+    kernels->cells[fl_main_part(layer)->cell_index].normed->output_gradient(output);
     FL_T(fl_norm_gradient)
     norm = {.plan = FL_T(norm_plan)(layer, packed, FL_NORM_OF_C),
             .rows = output->rows,
@@ -84,7 +84,7 @@ static void FL_T(normalized_backstep)(const fl_recurrent *layer, const fl_packed
               .dstate_row = s->dstate_row,
               .state_plane = s->state_plane,
               .peephole = s->peephole};
-    if (cell->normed_output) { /* what is left for the cell is the gradient of c */
+    if (cell->normed->output) { /* what is left for the cell is the gradient of c */
         FL_T(normalized_output_gradient)(layer, packed, at, sums, &output);
         for (int64_t row = 0; row < s->rows; row++)
             for (int64_t unit = 0; unit < layer->plane; unit++)
@@ -92,8 +92,8 @@ static void FL_T(normalized_backstep)(const fl_recurrent *layer, const fl_packed
         s->dy = NULL;
     }
     cell->backward(s);
-    if (cell->normed_output)
-        cell->add_output_gate(&output);
+    if (cell->normed->output)
+        cell->normed->add_output_gate(&output);
     FL_T(fl_norm_gradient)
     norm = {.rows = s->rows,
             .dy = s->gates,

@@ -89,7 +89,7 @@ static void FL_T(normalized_step)(const fl_recurrent *layer, const fl_packed *pa
     s->x = NULL;
     s->h_depth = 0;
     cell->forward(s);
-    if (!cell->normed_output)
+    if (!cell->normed->output)
         return;
     norm.plan = FL_T(norm_plan)(layer, packed, FL_NORM_OF_C);
     norm.x = s->state;
@@ -110,5 +110,5 @@ static void FL_T(normalized_step)(const fl_recurrent *layer, const fl_packed *pa
               .gates_row = layer->gate_row,
               .h = s->h,
               .h_row = s->h_row};
-    cell->normed_output(&output);
+    cell->normed->output(&output);
 }

@@ -376,7 +376,7 @@ static fl_status fill_layer(fl_recurrent *layer)
     if (layer->config.layer_norm && (layer->n_parts > 1 || layer->cell.gate_states))
         return FL_ERR_ARGUMENT;
     layer->normalizes_c = layer->config.layer_norm &&
-                          layer->isa->f32.cells[layer->part[0].cell_index].normed_output != NULL;
+                          layer->isa->f32.cells[layer->part[0].cell_index].normed->output != NULL;
     status = derive_sizes(layer);
     if (status != FL_OK)
         return status;

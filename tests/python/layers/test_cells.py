@@ -36,7 +36,7 @@ def test_every_cell_has_a_reference() -> None:
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_the_other_cells_refuse_an_option(option: Option) -> None:
     for cell in _core.cells():
-        if not option.takes(cell):
+        if option.refuses(cell):
             with pytest.raises(ValueError, match=re.escape(repr(cell))):
                 LSTM(2, 4, cell=cell, **option.arguments)
 
