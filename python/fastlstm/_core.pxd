@@ -39,6 +39,8 @@ cdef extern from "fastlstm.h" nogil:
         int32_t layer_norm
         double zoneout_h
         double zoneout_c
+        int32_t precision
+        int32_t batch_invariant
         double dropout
 
     ctypedef struct fl_parameter:

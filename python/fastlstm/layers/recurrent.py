@@ -25,6 +25,7 @@ from fastlstm.layers._parameters import (
 from fastlstm.layers._segments import Segments, as_resets
 
 CELLS = tuple(_core.cells())
+PRECISIONS = ("float32", "high", "bfloat16", "int8")
 _NOISE = ("dropout", "recurrent_dropout", "weight_dropout", "weight_noise")
 _DECAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "log": lambda delta_t: 1.0 / np.log(np.e + delta_t),
@@ -41,6 +42,15 @@ _WITHOUT_BLOCKS = ("rnn", "gru", "peephole")
 _UNNORMALIZED = ("gru_before", "tlstm", "fgr", "lstm1997_gates")
 _UNPROJECTED = ("rnn", "gru", "tlstm", "peephole_article")
 _IDENTITY = {"lstm": "noaf", "peephole": "peephole_identity", "peephole_article": "peephole_article_identity"}
+
+
+def _as_precision(precision: Any, dtype: np.dtype) -> str:
+    """The checked argument."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}; got {precision!r}")
+    if precision != "float32" and dtype != np.float32:
+        raise ValueError(f"precision {precision!r} goes with dtype 'float32', got dtype {dtype.name!r}")
+    return str(precision)
 
 
 class Tape:
@@ -185,6 +195,16 @@ class LSTM(Parameterized):
         array x must not change before the backward call. Not for two directions. None: keep everything.
     dtype : {"float32", "float64"}, default="float32"
         Type of parameters and computation.
+    precision : {"float32", "high", "bfloat16", "int8"}, default="float32"
+        What the products of a float32 layer may do; parameters, states and pointwise operations stay float32.
+        "float32": at least as accurate as a sum of float32 products; "high": relative error at most 1e-5;
+        "bfloat16": the weight matrices are rounded to bfloat16; "int8", for inference alone: to 8 bits and a scale
+        for each row, and what they multiply to as much of 16 bits as the sum allows, by its largest value. The
+        smaller weights are faster where a step waits for them: with few sequences at a time. How the processor
+        reaches a precision is chosen at run time, so "high" may be as good as "float32".
+    batch_invariant : bool, default=False
+        Use one order of the sums for any number of sequences, so that a stream, a single sequence and a batch give
+        the same bits. All kernels of today do so in any case.
     random_state : None, int, numpy Generator or RandomState, default=None
         Initialises the parameters, uniformly in +-1/sqrt(hidden_size) as PyTorch does.
 
@@ -241,6 +261,8 @@ class LSTM(Parameterized):
         time_decay: str = "log",
         checkpoint_every: int | None = None,
         dtype: Any = "float32",
+        precision: str = "float32",
+        batch_invariant: bool = False,
         random_state: Any = None,
     ) -> None:
         if cell not in CELLS:
@@ -293,6 +315,8 @@ class LSTM(Parameterized):
         )
         self.bias = bool(bias)
         self.dtype = as_dtype(dtype)
+        self.precision = _as_precision(precision, self.dtype)
+        self.batch_invariant = bool(batch_invariant)
         self.n_threads = 0
         self._expects = False  # whether training calls take the expectation of zoneout
         self._lock = threading.Lock()
@@ -311,6 +335,8 @@ class LSTM(Parameterized):
             self.output_proj_size,
             self.layer_norm,
             *self._zoneout,
+            self.precision,
+            self.batch_invariant,
         )
         self.directions = 2 if self.bidirectional else 1
         self.recurrent_size = int(self._core.recurrent_size)
@@ -429,6 +455,8 @@ class LSTM(Parameterized):
             "time_decay": self.time_decay,
             "checkpoint_every": self.checkpoint_every,
             "dtype": self.dtype.name,
+            "precision": self.precision,
+            "batch_invariant": self.batch_invariant,
         }
 
     @classmethod
@@ -765,6 +793,7 @@ class LSTM(Parameterized):
         if not isinstance(tape, Tape) or tape.layer is not self:
             raise ValueError("tape holds no forward call of this layer (a tape serves one backward call)")
         self._check_version(tape)
+        self._check_trains()
         n, steps, starts, segments = tape.n_sequences, tape.padded_steps, tape.y_starts, tape.segments
         if dy is not None:
             dy = as_real_array(dy, self.dtype, "dy")
@@ -949,6 +978,7 @@ class LSTM(Parameterized):
         dy is (sum(lengths), output_size) as y; dx comes back as (sum(lengths), input_size) if wanted.
         """
         self._check_version(tape)
+        self._check_trains()
         n = len(tape.lengths)
         dx = np.empty((int(tape.lengths.sum()), self.input_size), self.dtype) if want_dx else None
         dinitial = None
@@ -965,6 +995,10 @@ class LSTM(Parameterized):
             dinitial=dinitial,
         )
         return dx, dinitial
+
+    def _check_trains(self) -> None:
+        if self.precision == "int8":
+            raise ValueError("precision 'int8' is for inference: its rounded weights have no gradient")
 
     def _check_version(self, tape: Tape) -> None:
         if tape.version != self._version:

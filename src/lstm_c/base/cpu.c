@@ -1,5 +1,21 @@
 #include "base/cpu.h"
 
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int fl_cpu_allow_amx(void)
+{
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* arch_prctl, a state of XSAVE */
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#else
+int fl_cpu_allow_amx(void)
+{
+    return 0;
+}
+#endif
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 

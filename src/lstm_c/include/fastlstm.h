@@ -36,6 +36,15 @@ const char *fl_status_string(fl_status status);
 
 typedef enum fl_dtype { FL_FLOAT32 = 0, FL_FLOAT64 = 1 } fl_dtype;
 
+/* What the products of a float32 layer may do. Sums are in float32 or exact. */
+typedef enum fl_precision {
+    FL_PRECISION_FLOAT32 = 0,
+    FL_PRECISION_HIGH = 1,     /* relative error of a product at most 1e-5 */
+    FL_PRECISION_BFLOAT16 = 2, /* weight matrices are rounded to bfloat16 */
+    FL_PRECISION_INT8 = 3      /* inference: weight matrices to 8 bits and a scale a row, what they
+                                  multiply to as much of 16 bits as the sum allows, by its largest value */
+} fl_precision;
+
 /* ---- process ---- */
 
 /* Name of the instruction set in use ("portable", "avx2", "avx512"): FASTLSTM_ISA, else the best
@@ -77,6 +86,8 @@ typedef struct fl_recurrent_config {
                                     step; without a projection, zoneout_c for cells of one state */
     int32_t layer_norm; /* normalise x W, h U and, where h = o * squash(c), c; for cells with one
                            product a step and no gates that recur */
+    int32_t precision;  /* fl_precision; FL_PRECISION_FLOAT32 alone with FL_FLOAT64 */
+    int32_t batch_invariant; /* one order of the sums for any number of sequences, and for streams */
 } fl_recurrent_config;
 
 fl_status fl_recurrent_create(const fl_recurrent_config *config, fl_recurrent **layer);

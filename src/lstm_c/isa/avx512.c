@@ -3,7 +3,7 @@
 #define FL_ISA_AVX512 1
 #include "isa/bodies.h"
 
-const fl_isa fl_isa_avx512 = {"avx512", 1, FL_TABLE(f32), FL_TABLE(f64)};
+const fl_isa fl_isa_avx512 = {"avx512", 1, FL_TABLES};
 #else
 #include "isa/isa.h"
 

@@ -5,6 +5,7 @@
 #define FL_SUFFIX f32
 #define FL_DOUBLE 0
 #include "isa/bodies_dtype.h"
+#include "kernels/reduced_gemm.h"
 enum { FL_LANES_f32 = FL_LANES };
 #undef FL_SUFFIX
 #undef FL_DOUBLE
@@ -15,6 +16,7 @@ enum { FL_LANES_f64 = FL_LANES };
 #undef FL_SUFFIX
 #undef FL_DOUBLE
 
+#define FL_TABLES FL_TABLE(f32), FL_TABLE(f64), {gemm_bfloat16, gemm_int8, quantize}
 #define FL_TABLE(dtype)                                                                            \
     {                                                                                              \
         FL_LANES_##dtype, gemm_##dtype, cell_table_##dtype,                                        \

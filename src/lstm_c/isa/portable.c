@@ -2,4 +2,4 @@
 #define FL_ISA_PORTABLE 1
 #include "isa/bodies.h"
 
-const fl_isa fl_isa_portable = {"portable", 1, FL_TABLE(f32), FL_TABLE(f64)};
+const fl_isa fl_isa_portable = {"portable", 1, FL_TABLES};

@@ -35,6 +35,20 @@ static FL_T(fl_arrays) FL_T(arrays_of)(const fl_recurrent *layer, int index, con
     return a;
 }
 
+/* Scale of a row of a weight matrix in the precision of the layer; see fl_round_weight. */
+FL_INLINE float FL_T(row_scale)(const fl_recurrent *layer, const real *row, int64_t count)
+{
+    return layer->config.precision == FL_PRECISION_INT8
+               ? fl_int8_scale((const float *)(const void *)row, count)
+               : 0;
+}
+FL_INLINE real FL_T(rounded)(const fl_recurrent *layer, real weight, float scale)
+{
+    return layer->config.precision < FL_PRECISION_BFLOAT16
+               ? weight
+               : (real)fl_round_weight(layer, (float)weight, scale);
+}
+
 /* Gate-interleaved panels of weight (gates*hidden, sources*count), slot s taking gate gate_of[s],
  * -> packed (blocks, sources*plane, block vectors, lanes), where each source has `plane` >= count
  * values; padding is zero. */
@@ -47,9 +61,10 @@ static void FL_T(pack_panels)(const fl_recurrent *layer, const fl_part *part, co
         int64_t row = fl_weight_row(layer, part, column, gate_of);
         real *to = packed + column / width * width * depth + column % width;
         const real *from = row >= 0 ? weight + row * sources * count : NULL;
+        float scale = from ? FL_T(row_scale)(layer, from, sources * count) : 0;
         for (int64_t source = 0; source < sources; source++)
             for (int64_t k = 0; k < plane; k++, to += width)
-                *to = from && k < count ? from[source * count + k] : 0;
+                *to = from && k < count ? FL_T(rounded)(layer, from[source * count + k], scale) : 0;
     }
 }
 
@@ -68,7 +83,7 @@ static void FL_T(pack_transposed)(const fl_recurrent *layer, const fl_part *part
             int64_t row = fl_weight_row(layer, part, k, gate_of);
             const real *from = row >= 0 ? weight + row * stride + first : NULL;
             for (int64_t j = 0; j < width; j++)
-                to[j] = from && j < count ? from[j] : 0;
+                to[j] = from && j < count ? FL_T(rounded)(layer, from[j], 0) : 0;
         }
     }
 }

@@ -46,3 +46,29 @@ FL_INLINE FL_T(fl_zone) FL_T(zone_of)(const fl_recurrent *layer, const FL_T(fl_s
             .h_row = s->h_row};
     return zone;
 }
+
+/* The recurrent product of a step by weights in another format, into its rows of gates (rows,
+ * gate_row), where x W + b is if the part sees x; what is left of the step is pointwise. */
+static void FL_T(multiply_recurrence)(const fl_recurrent *layer, const fl_packed *packed, int p,
+                                      fl_weight_format format, const fl_prepared *prepared,
+                                      real *gates, FL_T(fl_step) * s)
+{
+    gates += layer->part[p].gate_first;
+    fl_product product = {.format = format,
+                          .recurrent = 1,
+                          .rows = s->rows,
+                          .block_first = s->block_first,
+                          .block_end = s->block_end,
+                          .descending = s->descending,
+                          .a = s->h_prev,
+                          .a_row = s->h_prev_row,
+                          .init = s->init,
+                          .init_row = s->init_row,
+                          .c = gates,
+                          .c_row = layer->gate_row,
+                          .prepared = prepared};
+    fl_multiply(layer, packed, p, &product);
+    s->init = gates;
+    s->init_row = layer->gate_row;
+    s->h_depth = 0;
+}

@@ -121,6 +121,12 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
             tape->directions[index] = made;
     }
     tape->scratch = fl_arena_take(arena, n_threads, sizeof *tape->scratch);
+    tape->prepared = fl_arena_take(arena, n_threads, sizeof *tape->prepared);
+    for (int thread = 0; thread < n_threads; thread++) {
+        fl_prepared prepared = fl_take_prepared(layer, ragged->n, chunk_rows, arena);
+        if (!measuring)
+            tape->prepared[thread] = prepared;
+    }
     for (int thread = 0; thread < n_threads && !tape->training; thread++) {
         void *scratch = fl_arena_take(arena, chunk_rows * layer->gate_row, size);
         if (!measuring)
@@ -128,14 +134,19 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
     }
 }
 
+/* Rows of the input that are projected at a time: at least one step of all sequences. */
+static int64_t rows_of_chunk(const fl_recurrent *layer, const fl_ragged *ragged)
+{
+    int64_t budget = CHUNK_BYTES / (int64_t)layer->real_size / layer->gate_row,
+            rows = ragged->n > budget ? ragged->n : budget;
+    return rows < ragged->rows ? rows : ragged->rows;
+}
+
 static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
                                  int n_threads, int64_t *chunk_rows)
 {
     fl_arena measure = {0};
-    int64_t budget = CHUNK_BYTES / (int64_t)layer->real_size / layer->gate_row;
-    int64_t rows =
-        tape->ragged.n > budget ? tape->ragged.n : budget; /* at least one step of all sequences */
-    *chunk_rows = rows < tape->ragged.rows ? rows : tape->ragged.rows;
+    *chunk_rows = rows_of_chunk(layer, &tape->ragged);
     tape_layout(tape, layer, call, n_threads, *chunk_rows, &measure);
     tape->arena.used = measure.used;
     tape->arena.overflow = measure.overflow;
@@ -180,6 +191,9 @@ static fl_status check_config(const fl_recurrent_config *config)
         config->output_proj_size > limit || config->num_layers > 1 << 16)
         return FL_ERR_OVERFLOW;
     if (config->dtype != FL_FLOAT32 && config->dtype != FL_FLOAT64)
+        return FL_ERR_ARGUMENT;
+    if (config->precision < FL_PRECISION_FLOAT32 || config->precision > FL_PRECISION_INT8 ||
+        (config->dtype == FL_FLOAT64 && config->precision))
         return FL_ERR_ARGUMENT;
     if (!(config->zoneout_h >= 0 && config->zoneout_h < 1 && config->zoneout_c >= 0 &&
           config->zoneout_c < 1))
@@ -301,16 +315,16 @@ static void packed_layout(fl_recurrent *layer, fl_arena *arena)
         for (int p = 0; p < layer->n_parts; p++) {
             const fl_part *part = &layer->part[p];
             fl_packed_part *to = &packed->part[p];
-            to->weight_x =
-                fl_arena_take(arena, packed->input * part->gate_stride, layer->real_size);
-            to->weight_h =
-                fl_arena_take(arena, layer->recurrent * part->gate_stride, layer->real_size);
+            int64_t columns = layer->format == FL_WEIGHTS_INT8 ? 0 : part->gate_stride;
+            to->weight_x = fl_arena_take(arena, packed->input * columns, layer->real_size);
+            to->weight_h = fl_arena_take(arena, layer->recurrent * columns, layer->real_size);
             to->weight_g = fl_arena_take(
                 arena, part->cell.gate_states * layer->plane * part->gate_stride, layer->real_size);
             to->bias = fl_arena_take(arena, part->gate_stride, layer->real_size);
             to->peephole =
                 fl_arena_take(arena, part->cell.n_peepholes * layer->plane, layer->real_size);
         }
+        fl_formats_layout(layer, packed, arena);
         for (int which = 0; layer->config.layer_norm && which < FL_NORMS; which++) {
             int64_t width = which == FL_NORM_OF_C ? layer->plane : layer->gate_row;
             packed->norm[which].counts = fl_arena_take(arena, width, layer->real_size);
@@ -384,6 +398,7 @@ static fl_status fill_layer(fl_recurrent *layer)
     if (!layer->packed)
         return FL_ERR_NOMEM;
     derive_sizes(layer);
+    fl_choose_formats(layer);
     packed_layout(layer, &layer->arena);
     status = fl_arena_commit(&layer->arena);
     if (status == FL_OK)
@@ -534,6 +549,8 @@ fl_status fl_recurrent_backward(const fl_recurrent *layer, const fl_backward *ca
 {
     if (!layer || !call || !call->tape || !call->gradients || !call->parameters)
         return FL_ERR_ARGUMENT;
+    if (layer->config.precision == FL_PRECISION_INT8)
+        return FL_ERR_ARGUMENT;
     if (call->tape->layer_id != layer->id || call->n != call->tape->ragged.n)
         return FL_ERR_TAPE;
     fl_status status = check_rows(&call->tape->ragged, call->dy, call->dy_start, call->dy_total);
@@ -609,7 +626,7 @@ fl_status fl_recurrent_tape_bytes(const fl_recurrent *layer, int64_t n, int64_t 
     fl_forward call = {.decay = decays ? &decays : NULL};
     fl_arena measure = {0};
     int threads = fl_recurrent_threads(layer, &tape.ragged, fl_team_size(n_threads));
-    tape_layout(&tape, layer, &call, threads, 0, &measure);
+    tape_layout(&tape, layer, &call, threads, rows_of_chunk(layer, &tape.ragged), &measure);
     *bytes = (int64_t)measure.used;
     return measure.overflow ? FL_ERR_OVERFLOW : FL_OK;
 }

@@ -27,6 +27,9 @@ typedef struct fl_part {
 /* Packed weights of one layer and direction (void: float or double), by part. */
 typedef struct fl_packed_part {
     void *weight_x, *weight_h, *weight_g, *bias, *peephole;
+    void *reduced_x, *reduced_h; /* in the format of the layer; see fl_weight_format */
+    float *scale_x, *scale_h;    /* (gate_stride), of int8 */
+    uint16_t *tiles_x, *tiles_h; /* with products on tiles */
 } fl_packed_part;
 /* What layer normalisation is taken of. */
 enum { FL_NORM_OF_X, FL_NORM_OF_H, FL_NORM_OF_C, FL_NORMS };
@@ -64,6 +67,9 @@ struct fl_recurrent {
     int alternates;   /* states before and after a step need memory of their own */
     int zones;        /* some values keep theirs at a step */
     int zoned_states; /* the first ones of the states */
+    fl_weight_format format; /* of the weights that few rows are multiplied by */
+    const fl_tile_kernels *tiles; /* products of many rows, or NULL */
+    int tile_parts;               /* bfloat16 numbers a value */
     int64_t made_row; /* plane * states of the parts, the made ones included */
     int64_t n_parameters;
     fl_packed *packed; /* (layers * directions) */
@@ -77,6 +83,13 @@ typedef struct fl_normed {
     void *c;     /* (., plane) */
     void *scale; /* (., FL_NORMS) */
 } fl_normed;
+
+/* Memory of a thread for the rows of a product in another format than float32: int16 and a scale a
+ * row, or parts in bfloat16. */
+typedef struct fl_prepared {
+    void *rows;
+    float *scale;
+} fl_prepared;
 
 /* One layer and direction of a call. */
 typedef struct fl_tape_direction {
@@ -114,6 +127,7 @@ struct fl_tape {
     fl_tape_layer *layers;         /* (num_layers) */
     fl_tape_direction *directions; /* (num_layers * directions) */
     void **scratch; /* (n_threads) inference: hoisted projections of a chunk of steps */
+    fl_prepared *prepared; /* (n_threads) */
     fl_arena arena;
     fl_arena backward_arena;
 };
@@ -128,6 +142,45 @@ FL_INLINE int fl_projects(const fl_recurrent *layer)
 {
     return layer->config.proj_size > 0;
 }
+
+/* ---- products with weights in other formats (formats.c) ---- */
+
+/* Scale of a row of weights in int8: its largest magnitude is 127. */
+float fl_int8_scale(const float *row, int64_t count);
+/* The value that a weight has in the precision of the layer. */
+float fl_round_weight(const fl_recurrent *layer, float weight, float int8_scale);
+/* Which formats a layer has, once its sizes are known. */
+void fl_choose_formats(fl_recurrent *layer);
+/* The one that a call on `n` sequences multiplies by. */
+fl_weight_format fl_call_format(const fl_recurrent *layer, int64_t n);
+void fl_formats_layout(const fl_recurrent *layer, fl_packed *packed, fl_arena *arena);
+/* From the flat parameters of float32, and the plain panels. */
+void fl_formats_pack(const fl_recurrent *layer, int index, int p, const float *weight_ih,
+                     const float *weight_hh);
+/* Memory of a thread for `rows` rows of any operand of a call on `n` sequences. */
+fl_prepared fl_take_prepared(const fl_recurrent *layer, int64_t n, int64_t rows, fl_arena *arena);
+/* c = init + a W or a U for `rows` rows of part `p`, blocks [block_first, block_end). */
+typedef struct fl_product {
+    fl_weight_format format; /* not plain */
+    int recurrent;           /* 1: U, 0: W */
+    int64_t rows, block_first, block_end, descending;
+    const void *a, *init; /* float32 */
+    int64_t a_row, init_row;
+    void *c;
+    int64_t c_row;
+    const fl_prepared *prepared;
+} fl_product;
+void fl_multiply(const fl_recurrent *layer, const fl_packed *packed, int p,
+                 const fl_product *product);
+
+/* The same with tiles for any blocks: gemm without its A and parts, rows (rows, depth) from `a` on. */
+void fl_multiply_tiles(const fl_recurrent *layer, const float *a, int64_t a_row,
+                       const fl_prepared *prepared, fl_tile_gemm *gemm);
+/* For tiles: plain blocks [first, end), each (depth, width) -> split, in blocks. */
+void fl_pack_tiles(const fl_recurrent *layer, const void *plain, int64_t first, int64_t end,
+                   int64_t depth, int64_t width, uint16_t *to);
+/* Values of 16 bits of `blocks` of them; 0 without tiles. */
+int64_t fl_tiles_size(const fl_recurrent *layer, int64_t blocks, int64_t depth, int64_t width);
 
 /* Memory of the normalised values of `rows` rows. */
 fl_normed fl_take_normed(const fl_recurrent *layer, int64_t rows, int keeps_x, fl_arena *arena);
@@ -154,6 +207,7 @@ FL_INLINE int64_t fl_weight_row(const fl_recurrent *layer, const fl_part *part, 
 typedef struct fl_share {
     int direction_first, direction_end;
     int64_t row_first, row_end;
+    int thread;
     int group, rank, group_size; /* threads on the same direction; they meet after every step if
                                     `splits_units` */
     int splits_units;

@@ -15,6 +15,7 @@ typedef struct FL_T(fl_forward_run) {
 static int FL_T(hoists)(const fl_recurrent *layer, const fl_tape *tape, const fl_packed *packed)
 {
     return layer->cell.gate_states || layer->config.layer_norm ||
+           fl_call_format(layer, tape->ragged.n) != FL_WEIGHTS_PLAIN ||
            (tape->ragged.steps > 1 && packed->input > layer->lanes);
 }
 
@@ -37,6 +38,33 @@ static void FL_T(share_blocks)(const fl_part *part, const fl_share *share, int64
     *end = part->blocks;
     if (share->splits_units)
         fl_split(part->blocks, share->rank, share->group_size, first, end);
+}
+
+/* Rows of the input projection of part `p`. */
+static void FL_T(project_rows)(const FL_T(fl_forward_run) * run, int index, int p,
+                               const fl_share *share, const FL_T(fl_gemm) * gemm)
+{
+    const fl_recurrent *layer = run->layer;
+    if (!gemm->rows)
+        return;
+    fl_product product = {.format = fl_call_format(layer, run->tape->ragged.n),
+                          .rows = gemm->rows,
+                          .block_first = gemm->block_first,
+                          .block_end = gemm->block_end,
+                          .a = gemm->a,
+                          .a_row = gemm->a_row,
+                          .init = gemm->init,
+                          .c = gemm->c,
+                          .c_row = gemm->c_row,
+                          .prepared = &run->tape->prepared[share->thread]};
+    if (product.format == FL_WEIGHTS_BFLOAT16) /* many rows of a few sequences: the same numbers */
+        product.format = fl_call_format(layer, gemm->rows) == FL_WEIGHTS_BFLOAT16
+                             ? FL_WEIGHTS_BFLOAT16
+                             : FL_WEIGHTS_PLAIN;
+    if (product.format == FL_WEIGHTS_PLAIN)
+        run->kernels->gemm(gemm);
+    else
+        fl_multiply(layer, &layer->packed[index], p, &product);
 }
 
 /* Input projection of the steps [first, end) for part `p`: gates = x W + b for the share's rows and
@@ -79,23 +107,23 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
             c == gemm.c + gemm.rows * gemm.c_row) {
             gemm.rows += rows;
         } else {
-            if (gemm.rows)
-                run->kernels->gemm(&gemm);
+            FL_T(project_rows)(run, index, p, share, &gemm);
             gemm.a = a;
             gemm.c = c;
             gemm.rows = rows;
         }
         used += rows;
     }
-    if (gemm.rows)
-        run->kernels->gemm(&gemm);
+    FL_T(project_rows)(run, index, p, share, &gemm);
 }
 
-/* One step of part `p` of the share: rows with a predecessor, then rows that start here. */
+/* One step of part `p` of the share: rows with a predecessor, then rows that start here. Where the
+ * product is a pass of its own, so few at a time that what it wrote is still near. */
 static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int p, int64_t step,
                                const fl_moment *moment, const fl_share *share,
                                const real *projected)
 {
+    enum { CACHED_ROWS = 32 };
     const fl_recurrent *layer = run->layer;
     const fl_part *part = &layer->part[p];
     const fl_cell_facts *cell = &part->cell;
@@ -107,6 +135,8 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
     int64_t hidden = layer->config.hidden_size, y_row = layer->output * layer->directions,
             state_row = layer->state_row, block_first, block_end;
     FL_T(share_blocks)(part, share, &block_first, &block_end);
+    fl_weight_format format = fl_call_format(layer, tape->ragged.n);
+    real *gates = (real *)(uintptr_t)projected; /* rows of all parts */
     projected = part->sees_x ? projected : NULL;
     int64_t row_end = share->row_end < moment->rows ? share->row_end : moment->rows;
     real *y = (real *)level->y + reverse * layer->output;
@@ -131,6 +161,8 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
         int continues = row < moment->with_previous;
         int64_t stop =
             continues && moment->with_previous < row_end ? moment->with_previous : row_end;
+        if (format == FL_WEIGHTS_TILES && stop > row + CACHED_ROWS)
+            stop = row + CACHED_ROWS;
         s.rows = stop - row;
         s.init = projected
                      ? projected + (row - share->row_first) * layer->gate_row + part->gate_first
@@ -176,6 +208,9 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
             FL_T(fl_pass_made)(layer, cell, (real *)direction->made_h + at * layer->plane,
                                (real *)direction->made_state + at * layer->made_row, &s);
         }
+        if (format != FL_WEIGHTS_PLAIN)
+            FL_T(multiply_recurrence)(layer, packed, p, format, &tape->prepared[share->thread],
+                                      gates + (row - share->row_first) * layer->gate_row, &s);
         if (layer->config.layer_norm) {
             FL_T(fl_normed_rows)
             to = FL_T(normed_rows)(layer, &direction->normed,

@@ -64,7 +64,7 @@ static int64_t cut_rows(const fl_ragged *ragged, int index, int parts)
 fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
                             int n_threads)
 {
-    fl_share share = {0, layer->directions, 0, ragged->n, 0, thread, n_threads, 0};
+    fl_share share = {0, layer->directions, 0, ragged->n, thread, 0, thread, n_threads, 0};
     if (layer->directions == 2 && n_threads > 1) {
         int first_group = n_threads / 2;
         share.group = thread >= first_group;

@@ -23,8 +23,9 @@ struct fl_stream {
     void *made_h,
         *made_state; /* what a prelude leaves: (n, plane), (n, made_row); of one level at a time */
     void *unprojected; /* (n, wide), with a projection */
-    void *gates; /* (n, gate_row) x W + b, where the place of x in the step goes to gates that recur
-                  */
+    void *gates; /* (n, gate_row) x W + b, where that is no part of the step's kernel */
+    fl_weight_format format; /* that the steps multiply by */
+    fl_prepared *prepared;   /* (n_threads) */
     fl_normed normed;      /* with layer normalisation; of one level at a time */
     const void *x, *decay; /* of the step in progress */
     fl_barrier barrier;
@@ -48,12 +49,28 @@ static void stream_layout(fl_stream *stream, fl_arena *arena)
     if (fl_projects(layer))
         stream->unprojected = fl_arena_take(arena, stream->n * layer->wide, layer->real_size);
     stream->normed = fl_take_normed(layer, stream->n, 0, arena);
-    if (layer->cell.gate_states || layer->config.layer_norm)
+    if (layer->cell.gate_states || layer->config.layer_norm || stream->format != FL_WEIGHTS_PLAIN)
         stream->gates = fl_arena_take(arena, stream->n * layer->gate_row, layer->real_size);
+    stream->prepared = fl_arena_take(arena, stream->n_threads, sizeof *stream->prepared);
+    for (int thread = 0; thread < stream->n_threads; thread++) {
+        fl_prepared prepared = fl_take_prepared(layer, stream->n, stream->n, arena);
+        if (arena->memory)
+            stream->prepared[thread] = prepared;
+    }
     if (layer->n_parts > 1) {
         stream->made_h = fl_arena_take(arena, stream->n * layer->plane, layer->real_size);
         stream->made_state = fl_arena_take(arena, stream->n * layer->made_row, layer->real_size);
     }
+}
+
+static int stream_threads(const fl_recurrent *layer, int64_t n)
+{
+    fl_fpenv saved = fl_fpenv_enter();
+    double work = (double)layer->gate_row *
+                  (double)(layer->packed[0].input + layer->config.hidden_size) * (double)n;
+    int wanted = fl_team_size(0), most = (int)(work / MACS_A_STREAM_THREAD);
+    fl_fpenv_leave(saved);
+    return most < 2 || layer->config.layer_norm ? 1 : most < wanted ? most : wanted;
 }
 
 fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **out)
@@ -70,6 +87,8 @@ fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **out
     stream->layer = layer;
     stream->n = n;
     fl_barrier_init(&stream->barrier);
+    stream->n_threads = stream_threads(layer, n);
+    stream->format = fl_call_format(layer, n);
     stream->levels = calloc((size_t)layer->config.num_layers, sizeof *stream->levels);
     fl_status status = stream->levels ? FL_OK : FL_ERR_NOMEM;
     if (status == FL_OK) {
@@ -81,12 +100,6 @@ fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **out
         return status;
     }
     stream_layout(stream, &stream->arena);
-    fl_fpenv saved = fl_fpenv_enter();
-    double work = (double)layer->gate_row *
-                  (double)(layer->packed[0].input + layer->config.hidden_size) * (double)n;
-    int wanted = fl_team_size(0), most = (int)(work / MACS_A_STREAM_THREAD);
-    stream->n_threads = most < 2 || layer->config.layer_norm ? 1 : most < wanted ? most : wanted;
-    fl_fpenv_leave(saved);
     fl_stream_reset(stream, -1);
     *out = stream;
     return FL_OK;
@@ -117,9 +130,9 @@ static void step_thread(void *argument, int thread, int n_threads)
         for (int p = 0; p < layer->n_parts; p++) {
             fl_split(layer->part[p].blocks, thread, n_threads, &first, &end);
             if (layer->config.dtype == FL_FLOAT64)
-                step_part_f64(stream, level, p, first, end);
+                step_part_f64(stream, level, p, thread, first, end);
             else
-                step_part_f32(stream, level, p, first, end);
+                step_part_f32(stream, level, p, thread, first, end);
             fl_barrier_wait(&stream->barrier, n_threads);
         }
         if (!fl_projects(layer))

@@ -4,12 +4,29 @@
 #include "layers/normalized_step_body.h"
 
 /* x W + b, or x W where that is normalised, of the step into the stream's rows. */
-static void FL_T(project_step)(const fl_stream *stream, int p, FL_T(fl_step) * s,
+static void FL_T(project_step)(const fl_stream *stream, int p, int thread, FL_T(fl_step) * s,
                                const fl_packed *packed)
 {
     const fl_recurrent *layer = stream->layer;
     const fl_part *part = &layer->part[p];
     real *rows = (real *)stream->gates + part->gate_first;
+    s->init = rows;
+    s->init_row = layer->gate_row;
+    if (stream->format != FL_WEIGHTS_PLAIN) {
+        fl_product product = {.format = stream->format,
+                              .rows = stream->n,
+                              .block_first = s->block_first,
+                              .block_end = s->block_end,
+                              .descending = s->descending,
+                              .a = s->x,
+                              .a_row = packed->input,
+                              .init = packed->part[p].bias,
+                              .c = rows,
+                              .c_row = layer->gate_row,
+                              .prepared = &stream->prepared[thread]};
+        fl_multiply(layer, packed, p, &product);
+        return;
+    }
     FL_T(fl_gemm)
     gemm = {.rows = stream->n,
             .depth = packed->input,
@@ -27,8 +44,6 @@ static void FL_T(project_step)(const fl_stream *stream, int p, FL_T(fl_step) * s
             .c = rows,
             .c_row = layer->gate_row};
     layer->isa->FL_SUFFIX.gemm(&gemm);
-    s->init = rows;
-    s->init_row = layer->gate_row;
 }
 
 /* Output of one level from what its cells put out, the thread's share of its columns. */
@@ -56,8 +71,8 @@ static void FL_T(project_step_output)(const fl_stream *stream, int64_t level, in
         layer->isa->FL_SUFFIX.gemm(&gemm);
 }
 
-static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64_t first,
-                            int64_t end)
+static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int thread,
+                            int64_t first, int64_t end)
 {
     const fl_recurrent *layer = stream->layer;
     const fl_part *part = &layer->part[p];
@@ -96,8 +111,10 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64
     }
     if (!part->sees_x)
         s.x = NULL;
-    if (stream->gates)
-        FL_T(project_step)(stream, p, &s, packed);
+    if (stream->gates && part->sees_x) {
+        FL_T(project_step)(stream, p, thread, &s, packed);
+        s.x = NULL;
+    }
     if (part->cell.gate_states) {
         s.x = s.state_prev + layer->plane;
         s.x_row = layer->state_row;
@@ -106,6 +123,9 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64
     }
     if (layer->n_parts > 1)
         FL_T(fl_pass_made)(layer, &part->cell, stream->made_h, stream->made_state, &s);
+    if (stream->format != FL_WEIGHTS_PLAIN)
+        FL_T(multiply_recurrence)(layer, packed, p, stream->format, &stream->prepared[thread],
+                                  stream->gates, &s);
     if (layer->config.layer_norm) {
         FL_T(fl_normed_rows) to = FL_T(normed_rows)(layer, &stream->normed, 0);
         FL_T(normalized_step)(layer, packed, &to, &s);

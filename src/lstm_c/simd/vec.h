@@ -23,6 +23,8 @@
 #define v_hsum FL_T(v_hsum)
 #define v_iset1 FL_T(v_iset1)
 #define v_imax FL_T(v_imax)
+#define v_widen_bytes FL_T(v_widen_bytes) /* float alone, as the next one */
+#define v_dot_pairs FL_T(v_dot_pairs)
 
 #if defined(FL_ISA_AVX512)
 #define FL_VECTOR_BYTES 64

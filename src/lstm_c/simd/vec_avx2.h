@@ -81,4 +81,14 @@ FL_INLINE ivec v_imax(ivec a, ivec b)
 {
     return (ivec)_mm256_max_epi32((__m256i)a, (__m256i)b);
 }
+/* 2 * FL_LANES bytes as int16, two in a lane. */
+FL_INLINE ivec v_widen_bytes(const int8_t *p)
+{
+    return (ivec)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+}
+/* Sum of the products of the two int16 of each lane. */
+FL_INLINE ivec v_dot_pairs(ivec a, ivec b)
+{
+    return (ivec)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+}
 #endif

@@ -69,4 +69,14 @@ FL_INLINE ivec v_imax(ivec a, ivec b)
 {
     return (ivec)_mm512_max_epi32((__m512i)a, (__m512i)b);
 }
+/* 2 * FL_LANES bytes as int16, two in a lane. */
+FL_INLINE ivec v_widen_bytes(const int8_t *p)
+{
+    return (ivec)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
+}
+/* Sum of the products of the two int16 of each lane. */
+FL_INLINE ivec v_dot_pairs(ivec a, ivec b)
+{
+    return (ivec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+}
 #endif

@@ -46,3 +46,20 @@ FL_INLINE ivec v_imax(ivec a, ivec b)
     ivec mask = (ivec)(a > b);
     return (mask & a) | (~mask & b);
 }
+
+#if !FL_DOUBLE
+/* 2 * FL_LANES bytes as int16, two in a lane. */
+FL_INLINE ivec v_widen_bytes(const int8_t *p)
+{
+    typedef int8_t bytes __attribute__((vector_size(2 * FL_LANES)));
+    typedef int16_t pairs __attribute__((vector_size(FL_VECTOR_BYTES)));
+    bytes from;
+    __builtin_memcpy(&from, p, sizeof from);
+    return (ivec) __builtin_convertvector(from, pairs);
+}
+/* Sum of the products of the two int16 of each lane. */
+FL_INLINE ivec v_dot_pairs(ivec a, ivec b)
+{
+    return ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+}
+#endif

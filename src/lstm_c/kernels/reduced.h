@@ -1,0 +1,85 @@
+/* Products of float32 rows with weights in other formats: what an ISA offers to the layers beside the
+ * tables of kernels.h. No function here allocates, locks or knows about threads. */
+#ifndef FL_KERNELS_REDUCED_H
+#define FL_KERNELS_REDUCED_H
+
+#include <stdint.h>
+
+#include "base/compiler.h"
+
+/* Weights in fewer bytes than a float, for products that wait for their weights. Panels as above, but
+ * two depths at once: a 32-bit lane of bfloat16 holds depths k and k + 1 of its column, the even one
+ * low; of int8, 16 bits do. An odd depth ends with a zero. */
+typedef enum fl_weight_format {
+    FL_WEIGHTS_PLAIN = 0,
+    FL_WEIGHTS_BFLOAT16 = 1, /* products and sums as with plain weights of the same values */
+    FL_WEIGHTS_INT8 = 2,     /* times a scale a column; rows in int16, times a scale a row */
+    FL_WEIGHTS_TILES = 3     /* for the products on tiles, see below */
+} fl_weight_format;
+
+/* C = init + A B for whole blocks of columns [block_first, block_end); `=`, c may be init. */
+typedef struct fl_reduced_gemm {
+    int64_t rows, depth, block_first, block_end;
+    int64_t descending; /* 1: walk the blocks downwards */
+    int vectors;        /* of a block: 3 or 4 */
+    const float *a;     /* bfloat16 weights: (rows, depth) */
+    int64_t a_row;
+    const int16_t *quantized; /* int8 weights: (rows, depth rounded up to even) and a scale a row */
+    int64_t quantized_row;
+    const float *row_scale, *column_scale;
+    const void *b;
+    const float *init;
+    int64_t init_row;
+    float *c;
+    int64_t c_row;
+} fl_reduced_gemm;
+
+typedef struct fl_reduced_kernels {
+    void (*gemm_bfloat16)(const fl_reduced_gemm *);
+    void (*gemm_int8)(const fl_reduced_gemm *);
+    /* row = scale * to, |to| <= limit, of `depth` values; `to` is padded with a zero to an even
+     * depth. Returns scale: NaN where a value is not finite. */
+    float (*quantize)(const float *row, int64_t depth, float limit, int16_t *to);
+} fl_reduced_kernels;
+
+/* Products on bfloat16 tiles; see kernels/tile_gemm.h. Operands are split once, into `parts` (1 to 3)
+ * bfloat16 numbers a value. */
+typedef struct fl_tile_operand {
+    const float *values;
+    int64_t rows, depth;              /* of B: columns of the block, and depth */
+    int64_t row_stride, depth_stride; /* one of them is 1 */
+    int parts;
+    void *to;
+} fl_tile_operand;
+
+/* C = init + A B for blocks of columns [block_first, block_end); `=`, c may be init. */
+typedef struct fl_tile_gemm {
+    int64_t rows, depth, block_first, block_end, descending;
+    int64_t width;   /* columns of a block, at most 64 */
+    int64_t columns; /* of C; the rest of the last block is not written */
+    int parts;
+    const void *a, *b; /* split */
+    const float *init; /* or NULL: zero */
+    int64_t init_row;  /* 0: one row for all */
+    float *c;
+    int64_t c_row;
+} fl_tile_gemm;
+
+typedef struct fl_tile_kernels {
+    void (*split_rows)(const fl_tile_operand *);    /* A, depth_stride 1 */
+    void (*split_columns)(const fl_tile_operand *); /* A, row_stride 1 */
+    void (*split_block)(const fl_tile_operand *);   /* B, row_stride 1 */
+    void (*gemm)(const fl_tile_gemm *);
+} fl_tile_kernels;
+/* Values of 16 bits that a split operand takes: of A, a row's times the rows and FL_TILE_PADDING. */
+enum { FL_TILE_PADDING = 15 };
+FL_INLINE int64_t fl_tile_row_size(int64_t depth, int parts)
+{
+    return parts * ((depth + 31) / 32 * 32);
+}
+FL_INLINE int64_t fl_tile_block_size(int64_t width, int64_t depth, int parts)
+{
+    return (width + 15) / 16 * 16 * fl_tile_row_size(depth, parts);
+}
+
+#endif

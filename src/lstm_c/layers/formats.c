@@ -1,0 +1,317 @@
+/* Weights in other formats than float32 panels: which layers have them, how they are packed, and the
+ * products that read them.
+ *
+ * A product of a row or a few waits for its weights, so its time is their bytes: bfloat16 and int8
+ * have fewer. A product of many rows is as fast as the multipliers: tiles have more of them. Either
+ * is a pass of its own, from the projected input to the pre-activations in place; the cell's kernel
+ * then starts from those and has nothing left to multiply. */
+#include <math.h>
+#include <string.h>
+
+#include "layers/recurrent.h"
+
+#if defined(FASTLSTM_EMULATE_TILES)
+enum { FEWEST_TILE_ROWS = 4, SMALLEST_TILE_DEPTH = 1 }; /* tests see them often */
+#else
+enum {
+    FEWEST_TILE_ROWS = 12,    /* of 16: fewer leave the tiles too empty */
+    SMALLEST_TILE_DEPTH = 48, /* of multiples of 32 */
+};
+#endif
+enum { FEW_ROWS = 3 /* a register tile of every instruction set */ };
+
+/* Plain recurrent weights below this size are no wait: a narrow vector widens bfloat16 no faster
+ * than L2 delivers float32, a wide one than L1. */
+static int64_t cached_bytes(const fl_recurrent *layer)
+{
+    return layer->lanes >= 16 ? 32 * 1024 : 1024 * 1024;
+}
+
+/* ---- numbers ---- */
+
+float fl_int8_scale(const float *row, int64_t count)
+{
+    float largest = 0;
+    for (int64_t i = 0; i < count; i++)
+        largest = fabsf(row[i]) > largest ? fabsf(row[i]) : largest;
+    return largest / 127;
+}
+
+/* Upper half of the nearest bfloat16, ties to even. */
+static uint16_t bfloat16_of(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    if (value != value)
+        return (uint16_t)(bits >> 16 | 0x40u); /* quiet, whatever its lower half was */
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+static int8_t int8_of(float value, float scale)
+{
+    return scale > 0 ? (int8_t)lrintf(value / scale) : 0;
+}
+
+float fl_round_weight(const fl_recurrent *layer, float weight, float int8_scale)
+{
+    if (layer->config.precision == FL_PRECISION_INT8)
+        return int8_scale * (float)int8_of(weight, int8_scale);
+    uint32_t bits = (uint32_t)bfloat16_of(weight) << 16;
+    float rounded;
+    memcpy(&rounded, &bits, sizeof rounded);
+    return rounded;
+}
+
+/* ---- which ---- */
+
+static fl_weight_format format_of_few(const fl_recurrent *layer)
+{
+    if (layer->config.precision == FL_PRECISION_INT8)
+        return FL_WEIGHTS_INT8;
+    int64_t bytes = layer->gate_row * layer->recurrent * (int64_t)sizeof(float);
+    int one_order = !layer->cell.gate_states; /* what recurs is added last, as in a plain step */
+    return layer->config.precision == FL_PRECISION_BFLOAT16 && one_order &&
+                   bytes > cached_bytes(layer)
+               ? FL_WEIGHTS_BFLOAT16
+               : FL_WEIGHTS_PLAIN;
+}
+
+void fl_choose_formats(fl_recurrent *layer)
+{
+    const fl_recurrent_config *config = &layer->config;
+    if (config->dtype != FL_FLOAT32 || config->layer_norm) /* its products are passes of their own */
+        return;
+    layer->format = format_of_few(layer);
+    if (config->precision == FL_PRECISION_INT8 || config->batch_invariant ||
+        layer->recurrent < SMALLEST_TILE_DEPTH)
+        return;
+    layer->tiles = fl_tiles_current();
+    layer->tile_parts = config->precision == FL_PRECISION_BFLOAT16 ? 1
+                        : config->precision == FL_PRECISION_HIGH   ? 2
+                                                                   : 3;
+}
+
+fl_weight_format fl_call_format(const fl_recurrent *layer, int64_t n)
+{
+    if (layer->format == FL_WEIGHTS_INT8)
+        return FL_WEIGHTS_INT8;
+    if (layer->tiles && n >= FEWEST_TILE_ROWS)
+        return FL_WEIGHTS_TILES;
+    return n <= FEW_ROWS ? layer->format : FL_WEIGHTS_PLAIN;
+}
+
+/* ---- packing ---- */
+
+/* Bytes of `depth` weights of a column. */
+static size_t column_bytes(const fl_recurrent *layer, int64_t depth)
+{
+    return (size_t)(depth + 1) / 2 * (layer->format == FL_WEIGHTS_INT8 ? 2 : 4);
+}
+
+int64_t fl_tiles_size(const fl_recurrent *layer, int64_t blocks, int64_t depth, int64_t width)
+{
+    return layer->tiles ? blocks * fl_tile_block_size(width, depth, layer->tile_parts) : 0;
+}
+
+void fl_formats_layout(const fl_recurrent *layer, fl_packed *packed, fl_arena *arena)
+{
+    for (int p = 0; p < layer->n_parts; p++) {
+        fl_packed_part *to = &packed->part[p];
+        const fl_part *part = &layer->part[p];
+        int64_t columns = layer->format ? part->gate_stride : 0,
+                scales = layer->format == FL_WEIGHTS_INT8 ? columns : 0;
+        to->reduced_x = fl_arena_take(arena, columns, column_bytes(layer, packed->input));
+        to->reduced_h = fl_arena_take(arena, columns, column_bytes(layer, layer->recurrent));
+        to->scale_x = fl_arena_take(arena, scales, sizeof(float));
+        to->scale_h = fl_arena_take(arena, scales, sizeof(float));
+        to->tiles_x = fl_arena_take(
+            arena, fl_tiles_size(layer, part->blocks, packed->input, part->block_width),
+            sizeof *to->tiles_x);
+        to->tiles_h = fl_arena_take(
+            arena, fl_tiles_size(layer, part->blocks, layer->recurrent, part->block_width),
+            sizeof *to->tiles_h);
+    }
+}
+
+/* Weight (gates*hidden, depth), slot s taking gate gate_of[s] -> (blocks, pairs of depths, block
+ * columns, 2) in the layer's format. */
+static void pack_reduced(const fl_recurrent *layer, const fl_part *part, const float *weight,
+                         const int *gate_of, int64_t depth, void *packed, float *scales)
+{
+    int64_t width = part->block_width, pairs = (depth + 1) / 2;
+    for (int64_t column = 0; column < part->gate_stride; column++) {
+        int64_t row = fl_weight_row(layer, part, column, gate_of);
+        int64_t first = (column / width * pairs * width + column % width) * 2;
+        const float *from = row >= 0 ? weight + row * depth : NULL;
+        float scale = from && scales ? fl_int8_scale(from, depth) : 0;
+        if (scales)
+            scales[column] = scale;
+        for (int64_t k = 0; k < 2 * pairs; k++) {
+            int64_t at = first + k / 2 * 2 * width + k % 2;
+            float value = from && k < depth ? from[k] : 0;
+            if (scales)
+                ((int8_t *)packed)[at] = int8_of(value, scale);
+            else
+                ((uint16_t *)packed)[at] = bfloat16_of(value);
+        }
+    }
+}
+
+void fl_pack_tiles(const fl_recurrent *layer, const void *plain, int64_t first, int64_t end,
+                   int64_t depth, int64_t width, uint16_t *to)
+{
+    int64_t size = fl_tiles_size(layer, 1, depth, width);
+    for (int64_t block = first; layer->tiles && block < end; block++) {
+        fl_tile_operand operand = {.values = (const float *)plain + block * depth * width,
+                                   .rows = width,
+                                   .depth = depth,
+                                   .row_stride = 1,
+                                   .depth_stride = width,
+                                   .parts = layer->tile_parts,
+                                   .to = to + block * size};
+        layer->tiles->split_block(&operand);
+    }
+}
+
+void fl_formats_pack(const fl_recurrent *layer, int index, int p, const float *weight_ih,
+                     const float *weight_hh)
+{
+    const fl_packed *packed = &layer->packed[index];
+    const fl_packed_part *to = &packed->part[p];
+    const fl_part *part = &layer->part[p];
+    int scaled = layer->format == FL_WEIGHTS_INT8;
+    if (layer->format) {
+        pack_reduced(layer, part, weight_ih, part->cell.x_gate, packed->input, to->reduced_x,
+                     scaled ? to->scale_x : NULL);
+        pack_reduced(layer, part, weight_hh, part->cell.h_gate, layer->recurrent, to->reduced_h,
+                     scaled ? to->scale_h : NULL);
+    }
+    fl_pack_tiles(layer, to->weight_x, 0, part->blocks, packed->input, part->block_width,
+                  to->tiles_x);
+    fl_pack_tiles(layer, to->weight_h, 0, part->blocks, layer->recurrent, part->block_width,
+                  to->tiles_h);
+}
+
+/* ---- products ---- */
+
+/* Longest row that the weights of the layer multiply. */
+static int64_t longest_row(const fl_recurrent *layer)
+{
+    int64_t longest = layer->recurrent;
+    for (int index = 0; index < layer->n_packed; index++)
+        longest = layer->packed[index].input > longest ? layer->packed[index].input : longest;
+    return longest;
+}
+
+/* The same in int16, padded. */
+static int64_t int16_row(const fl_recurrent *layer)
+{
+    return longest_row(layer) / 2 * 2 + 2;
+}
+
+fl_prepared fl_take_prepared(const fl_recurrent *layer, int64_t n, int64_t rows, fl_arena *arena)
+{
+    fl_prepared taken = {0};
+    switch (fl_call_format(layer, n)) {
+    case FL_WEIGHTS_INT8:
+        taken.rows = fl_arena_take(arena, rows, sizeof(int16_t) * (size_t)int16_row(layer));
+        taken.scale = fl_arena_take(arena, rows, sizeof *taken.scale);
+        break;
+    case FL_WEIGHTS_TILES:
+        taken.rows = fl_arena_take(
+            arena, rows + FL_TILE_PADDING,
+            sizeof(uint16_t) * (size_t)fl_tile_row_size(longest_row(layer), layer->tile_parts));
+        break;
+    default:
+        break;
+    }
+    return taken;
+}
+
+/* Largest magnitude of a row in int16 for which no sum of `depth` products leaves 32 bits. */
+static float int16_limit(int64_t depth)
+{
+    int64_t limit = INT32_MAX / (127 * depth);
+    return (float)(limit < INT16_MAX ? limit : INT16_MAX);
+}
+
+static void multiply_int8(const fl_recurrent *layer, const fl_prepared *prepared,
+                          const float *column_scale, fl_reduced_gemm *gemm)
+{
+    const fl_reduced_kernels *kernels = &layer->isa->reduced;
+    int16_t *quantized = prepared->rows;
+    gemm->quantized = quantized;
+    gemm->quantized_row = int16_row(layer);
+    gemm->row_scale = prepared->scale;
+    gemm->column_scale = column_scale;
+    for (int64_t row = 0; row < gemm->rows; row++)
+        prepared->scale[row] =
+            kernels->quantize(gemm->a + row * gemm->a_row, gemm->depth, int16_limit(gemm->depth),
+                              quantized + row * gemm->quantized_row);
+    kernels->gemm_int8(gemm);
+}
+
+static void multiply_reduced(const fl_recurrent *layer, const fl_packed *packed, int p,
+                             const fl_product *product)
+{
+    const fl_part *part = &layer->part[p];
+    const fl_packed_part *of = &packed->part[p];
+    int recurrent = product->recurrent;
+    fl_reduced_gemm gemm = {.rows = product->rows,
+                            .depth = recurrent ? layer->recurrent : packed->input,
+                            .block_first = product->block_first,
+                            .block_end = product->block_end,
+                            .descending = product->descending,
+                            .vectors = (int)(part->block_width / layer->lanes),
+                            .a = product->a,
+                            .a_row = product->a_row,
+                            .b = recurrent ? of->reduced_h : of->reduced_x,
+                            .init = product->init,
+                            .init_row = product->init_row,
+                            .c = product->c,
+                            .c_row = product->c_row};
+    if (product->format == FL_WEIGHTS_BFLOAT16)
+        layer->isa->reduced.gemm_bfloat16(&gemm);
+    else
+        multiply_int8(layer, product->prepared, recurrent ? of->scale_h : of->scale_x, &gemm);
+}
+
+void fl_multiply(const fl_recurrent *layer, const fl_packed *packed, int p,
+                 const fl_product *product)
+{
+    if (product->format != FL_WEIGHTS_TILES) {
+        multiply_reduced(layer, packed, p, product);
+        return;
+    }
+    const fl_part *part = &layer->part[p];
+    int recurrent = product->recurrent;
+    fl_tile_gemm gemm = {.rows = product->rows,
+                         .depth = recurrent ? layer->recurrent : packed->input,
+                         .block_first = product->block_first,
+                         .block_end = product->block_end,
+                         .descending = product->descending,
+                         .width = part->block_width,
+                         .columns = part->gate_stride,
+                         .b = recurrent ? packed->part[p].tiles_h : packed->part[p].tiles_x,
+                         .init = product->init,
+                         .init_row = product->init_row,
+                         .c = product->c,
+                         .c_row = product->c_row};
+    fl_multiply_tiles(layer, product->a, product->a_row, product->prepared, &gemm);
+}
+
+void fl_multiply_tiles(const fl_recurrent *layer, const float *a, int64_t a_row,
+                       const fl_prepared *prepared, fl_tile_gemm *gemm)
+{
+    fl_tile_operand rows = {.values = a,
+                            .rows = gemm->rows,
+                            .depth = gemm->depth,
+                            .row_stride = a_row,
+                            .depth_stride = 1,
+                            .parts = layer->tile_parts,
+                            .to = prepared->rows};
+    layer->tiles->split_rows(&rows);
+    gemm->parts = layer->tile_parts;
+    gemm->a = prepared->rows;
+    layer->tiles->gemm(gemm);
+}

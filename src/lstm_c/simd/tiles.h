@@ -1,0 +1,107 @@
+/* The tile vocabulary: eight registers of 16 rows of 64 bytes, and the product of two of them in
+ * bfloat16 (AMX-TILE, AMX-BF16). Register numbers are literals. Where the file is compiled without
+ * the instructions, the same names compute what they compute, in plain C: that is for tests.
+ *
+ * A product, c (16, 16) += a (16, 32) b (32, 16): a row of b holds two depths, a pair in each 32-bit
+ * lane. Sums are float32, even and odd depths apart; denormal numbers count as zero. */
+#ifndef FL_SIMD_TILES_H
+#define FL_SIMD_TILES_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "base/compiler.h"
+
+enum {
+    FL_TILE_SIDE = 16,   /* rows, and 32-bit lanes of a row */
+    FL_TILE_DEPTH = 32,  /* of a product */
+    FL_TILE_BYTES = 1024 /* of a register */
+};
+
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__)
+#include <immintrin.h>
+
+typedef struct fl_tiles {
+    char none;
+} fl_tiles;
+
+typedef struct fl_tile_shapes {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} fl_tile_shapes;
+
+FL_INLINE void fl_tiles_begin(fl_tiles *tiles)
+{
+    fl_tile_shapes shapes = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        shapes.row_bytes[i] = 64;
+        shapes.rows[i] = FL_TILE_SIDE;
+    }
+    (void)tiles;
+    _tile_loadconfig(&shapes);
+}
+FL_INLINE void fl_tiles_end(fl_tiles *tiles)
+{
+    (void)tiles;
+    _tile_release();
+}
+#define t_zero(tiles, n) _tile_zero(n)
+#define t_load(tiles, n, from, row_bytes) _tile_loadd(n, from, row_bytes)
+#define t_store(tiles, n, to, row_bytes) _tile_stored(n, to, row_bytes)
+#define t_dot(tiles, c, a, b) _tile_dpbf16ps(c, a, b)
+
+#else
+
+typedef struct fl_tiles {
+    uint32_t lane[8][FL_TILE_SIDE][FL_TILE_SIDE];
+} fl_tiles;
+
+FL_INLINE void fl_tiles_begin(fl_tiles *tiles)
+{
+    memset(tiles, 0xff, sizeof *tiles); /* NaN: a register is written before it is read */
+}
+FL_INLINE void fl_tiles_end(fl_tiles *tiles)
+{
+    (void)tiles;
+}
+FL_INLINE void fl_tile_load(uint32_t (*lane)[FL_TILE_SIDE], const void *from, int64_t row_bytes)
+{
+    for (int row = 0; row < FL_TILE_SIDE; row++)
+        memcpy(lane[row], (const char *)from + row * row_bytes, 64);
+}
+FL_INLINE void fl_tile_store(uint32_t (*lane)[FL_TILE_SIDE], void *to, int64_t row_bytes)
+{
+    for (int row = 0; row < FL_TILE_SIDE; row++)
+        memcpy((char *)to + row * row_bytes, lane[row], 64);
+}
+/* A number of 32 bits, zero if denormal. */
+FL_INLINE float fl_tile_number(uint32_t bits)
+{
+    float value;
+    bits = bits & 0x7f800000u ? bits : bits & 0x80000000u;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+FL_INLINE void fl_tile_dot(uint32_t (*c)[FL_TILE_SIDE], uint32_t (*a)[FL_TILE_SIDE],
+                           uint32_t (*b)[FL_TILE_SIDE])
+{
+    for (int m = 0; m < FL_TILE_SIDE; m++)
+        for (int n = 0; n < FL_TILE_SIDE; n++) {
+            float even = 0, odd = 0;
+            for (int k = 0; k < FL_TILE_SIDE; k++) {
+                even += fl_tile_number(a[m][k] << 16) * fl_tile_number(b[k][n] << 16);
+                odd += fl_tile_number(a[m][k] & 0xffff0000u) *
+                       fl_tile_number(b[k][n] & 0xffff0000u);
+            }
+            float sum = fl_tile_number(c[m][n]) + (even + odd);
+            memcpy(&c[m][n], &sum, sizeof sum);
+        }
+}
+#define t_zero(tiles, n) memset((tiles)->lane[n], 0, FL_TILE_BYTES)
+#define t_load(tiles, n, from, row_bytes) fl_tile_load((tiles)->lane[n], from, row_bytes)
+#define t_store(tiles, n, to, row_bytes) fl_tile_store((tiles)->lane[n], to, row_bytes)
+#define t_dot(tiles, c, a, b) fl_tile_dot((tiles)->lane[c], (tiles)->lane[a], (tiles)->lane[b])
+#endif
+
+#endif
