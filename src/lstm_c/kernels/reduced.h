@@ -57,6 +57,7 @@ typedef struct fl_tile_gemm {
     int64_t rows, depth, block_first, block_end, descending;
     int64_t width;   /* columns of a block, at most 64 */
     int64_t columns; /* of C; the rest of the last block is not written */
+    int64_t rows_written; /* the first ones; 0: all */
     int parts;
     const void *a, *b; /* split */
     const float *init; /* or NULL: zero */

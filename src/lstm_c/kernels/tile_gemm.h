@@ -282,10 +282,15 @@ FL_INLINE void tile_product_of(fl_tiles *tiles, const fl_tile_gemm *g, const int
     }
 }
 
+FL_INLINE int64_t rows_of_c(const fl_tile_gemm *g)
+{
+    return g->rows_written ? g->rows_written : g->rows;
+}
+
 /* c = init + sums for the rows and columns that there are. */
 static void tile_write(const fl_tile_gemm *g, int64_t row, int64_t block, const float *sums)
 {
-    int64_t left = g->rows - row, rows = left < FL_TILE_SIDE ? left : FL_TILE_SIDE,
+    int64_t left = rows_of_c(g) - row, rows = left < FL_TILE_SIDE ? left : FL_TILE_SIDE,
             first = block * g->width, behind = g->columns - first,
             columns = behind < g->width ? behind : g->width,
             sums_row = padded_to(g->width, FL_TILE_SIDE);
@@ -312,7 +317,7 @@ static void tile_gemm(const fl_tile_gemm *g)
     for (int64_t done = 0; done < g->block_end - g->block_first; done++) {
         int64_t block = g->descending ? g->block_end - 1 - done : g->block_first + done;
         const char *b = (const char *)g->b + block * block_bytes;
-        for (int64_t row = 0; row < g->rows; row += FL_TILE_SIDE) {
+        for (int64_t row = 0; row < rows_of_c(g); row += FL_TILE_SIDE) {
             const uint16_t *a = (const uint16_t *)g->a + row * depth;
             if (g->parts == 1)
                 tile_product_of(&tiles, g, 1, a, b, sums);

@@ -12,6 +12,10 @@ typedef struct FL_T(fl_gradient_scratch) {
     real *inputs; /* rows of [x, h_prev, recurring gates, 1] in panels of columns, each (chunk,
                      FL_INPUT_PANEL): a tile reads a short stride, and the memory in one stream */
     real *dgates; /* (chunk, block width): one block of gate gradients */
+    /* with products on tiles */
+    fl_prepared prepared;   /* rows of gate gradients */
+    uint16_t *split_inputs; /* panels of inputs, each (parts, FL_INPUT_PANEL, chunk) */
+    uint16_t *split_dgates; /* the block */
 } FL_T(fl_gradient_scratch);
 
 typedef struct FL_T(fl_backward_run) {
@@ -30,6 +34,9 @@ typedef struct FL_T(fl_backward_run) {
     real **projection_t;   /* (layers * directions) packed weight_hr^T */
     real **weight_t;       /* (layers * directions * parts) packed U^T */
     real **weight_xt;      /* packed W^T, NULL where dx is not wanted */
+    int on_tiles;          /* products are taken there, of what follows: */
+    uint16_t **tiles_t;    /* weight_t */
+    uint16_t **tiles_xt;   /* weight_xt */
     real **weight_gt;      /* (layers * directions) packed weight_gg^T, a gate at a time */
     real *past;            /* with zoneout: (directions, n, 1 + zoned states, plane) */
     real *norm_sums;       /* with layer normalisation: (directions, n, norm_sums_row) */
@@ -66,11 +73,40 @@ static const real *FL_T(dproduct)(const FL_T(fl_backward_run) * run, int index, 
     return rows + row * run->layer->gate_row;
 }
 
-/* 1: the recurrent product of a part's gradient is left to the kernel of the step before. */
-static int FL_T(defers)(const fl_recurrent *layer, int p)
+/* A product with gate gradients, the plain weights of which are split in `tiles`. */
+static void FL_T(multiply)(const FL_T(fl_backward_run) * run, int thread,
+                           const FL_T(fl_gemm) * gemm, const uint16_t *tiles)
 {
+    if (!run->on_tiles) {
+        run->kernels->gemm(gemm);
+        return;
+    }
+    for (int64_t row = 0; row < gemm->rows; row += FL_GRADIENT_ROWS) {
+        int64_t left = gemm->rows - row;
+        fl_tile_gemm product = {.rows = left < FL_GRADIENT_ROWS ? left : FL_GRADIENT_ROWS,
+                                .depth = gemm->depth,
+                                .block_first = gemm->block_first,
+                                .block_end = gemm->block_end,
+                                .width = gemm->vectors * run->layer->lanes,
+                                .columns = gemm->columns,
+                                .b = tiles,
+                                .init = gemm->init
+                                            ? (const void *)(gemm->init + row * gemm->init_row)
+                                            : NULL,
+                                .init_row = gemm->init_row,
+                                .c = (void *)(gemm->c + row * gemm->c_row),
+                                .c_row = gemm->c_row};
+        fl_multiply_tiles(run->layer, (const void *)(gemm->a + row * gemm->a_row), gemm->a_row,
+                          &run->scratch[thread].prepared, &product);
+    }
+}
+
+/* 1: the recurrent product of a part's gradient is left to the kernel of the step before. */
+static int FL_T(defers)(const FL_T(fl_backward_run) * run, int p)
+{
+    const fl_recurrent *layer = run->layer;
     const fl_cell_facts *cell = &layer->part[p].cell;
-    return !cell->is_prelude && !cell->made_recurs && !layer->config.layer_norm && !layer->zones &&
+    return !run->on_tiles && !cell->is_prelude && !cell->made_recurs && !layer->config.layer_norm && !layer->zones &&
            !fl_projects(layer) && !layer->config.truncated;
 }
 
@@ -119,7 +155,7 @@ static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int inde
             .init_row = to_row,
             .c = to,
             .c_row = to_row};
-    run->kernels->gemm(&gemm);
+    FL_T(multiply)(run, share->thread, &gemm, run->tiles_t[index * layer->n_parts + p]);
 }
 
 /* Gradient of the gates of the step before, of the share's rows, added to that of their states. */
@@ -206,7 +242,7 @@ static void FL_T(output_gradient)(const FL_T(fl_backward_run) * run, int index,
             .c = to + first * output,
             .c_row = output};
     if (gemm.block_first < gemm.block_end)
-        run->kernels->gemm(&gemm);
+        FL_T(multiply)(run, share->thread, &gemm, run->tiles_t[index]);
 }
 
 /* Through the projection: gradient of what the cells of the share put out, into dh. */
@@ -334,7 +370,7 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
     int64_t state_row = layer->state_row, level = index / layer->directions,
             reverse = index % layer->directions;
     int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows;
-    int deferred = FL_T(defers)(layer, p);
+    int deferred = FL_T(defers)(run, p);
     const real *dy = cell->is_prelude || fl_projects(layer) ? NULL : FL_T(dy_of)(run, level);
     const real *y = (const real *)run->tape->layers[level].y + reverse * layer->output;
     FL_T(fl_backstep)
@@ -404,7 +440,7 @@ static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, con
         fl_moment moment = fl_ragged_moment(ragged, step, index % layer->directions);
         for (int p = layer->n_parts; p-- > 0;) {
             /* the output's gradient takes the product of a projected h */
-            int later = FL_T(defers)(layer, p) || fl_projects(layer);
+            int later = FL_T(defers)(run, p) || fl_projects(layer);
             if (fl_projects(layer)) {
                 FL_T(output_gradient)(run, index, &moment, share);
                 if (share->splits_units)
@@ -615,6 +651,101 @@ static int FL_T(sections_of)(const FL_T(fl_backward_run) * run, int index,
     return 3;
 }
 
+/* A chunk of `count` rows of a block of the gradient, (., columns) of rows `stride` apart: += or, for
+ * the first chunk, =. The rows of the section, of the inputs that the thread has gathered. */
+static void FL_T(add_section)(const FL_T(fl_backward_run) * run, int thread,
+                              const FL_T(fl_section) * section, int64_t count, int adds,
+                              real *gradient, int64_t stride, int64_t columns)
+{
+    FL_T(fl_gemm)
+    gemm = {.depth = count,
+            .columns = columns,
+            .block_end = 1,
+            .a_row = 1,
+            .a_depth = FL_INPUT_PANEL,
+            .b = run->scratch[thread].dgates,
+            .b_depth = FL_BLOCK_VECTORS * run->layer->lanes,
+            .vectors = FL_BLOCK_VECTORS,
+            .init_row = stride,
+            .c_row = stride};
+    for (int64_t column = section->first; column < section->end; column += gemm.rows) {
+        int64_t within = column % FL_INPUT_PANEL, space = FL_INPUT_PANEL - within,
+                here = section->end - column;
+        gemm.rows = here < space ? here : space;
+        gemm.a = run->scratch[thread].inputs + (column - within) * run->chunk + within;
+        gemm.c = gradient + column * stride;
+        gemm.init = adds ? gemm.c : NULL;
+        run->kernels->gemm(&gemm);
+    }
+}
+
+static int64_t FL_T(input_panels)(const fl_recurrent *layer, int64_t input)
+{
+    return (FL_T(input_depth)(layer, input) + FL_INPUT_PANEL - 1) / FL_INPUT_PANEL;
+}
+
+/* Values of 16 bits of a panel of inputs, split. */
+static int64_t FL_T(split_panel_size)(const FL_T(fl_backward_run) * run)
+{
+    return FL_INPUT_PANEL * fl_tile_row_size(run->chunk, run->layer->tile_parts);
+}
+
+/* The inputs that the thread has gathered, for tiles. */
+static void FL_T(split_inputs)(const FL_T(fl_backward_run) * run, int index, int thread,
+                               int64_t count)
+{
+    const fl_recurrent *layer = run->layer;
+    FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
+    for (int64_t k = 0; k < FL_T(input_panels)(layer, layer->packed[index].input); k++) {
+        fl_tile_operand panel = {
+            .values = (const void *)(scratch->inputs + k * FL_INPUT_PANEL * run->chunk),
+            .rows = FL_INPUT_PANEL,
+            .depth = count,
+            .row_stride = 1,
+            .depth_stride = FL_INPUT_PANEL,
+            .parts = layer->tile_parts,
+            .to = scratch->split_inputs + k * FL_T(split_panel_size)(run)};
+        layer->tiles->split_columns(&panel);
+    }
+}
+
+/* As add_section, which on tiles is all of the inputs. */
+static void FL_T(add_section_on_tiles)(const FL_T(fl_backward_run) * run, int thread,
+                                       const FL_T(fl_section) * section, int64_t count, int adds,
+                                       real *gradient, int64_t stride, int64_t columns)
+{
+    const fl_recurrent *layer = run->layer;
+    FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes;
+    fl_tile_operand block = {.values = (const void *)scratch->dgates,
+                             .rows = width,
+                             .depth = count,
+                             .row_stride = 1,
+                             .depth_stride = width,
+                             .parts = layer->tile_parts,
+                             .to = scratch->split_dgates};
+    layer->tiles->split_block(&block);
+    for (int64_t column = 0; column < section->end; column += FL_INPUT_PANEL) {
+        int64_t left = section->end - column;
+        void *c = gradient + column * stride;
+        fl_tile_gemm gemm = {
+            .rows = FL_INPUT_PANEL,
+            .rows_written = left < FL_INPUT_PANEL ? left : FL_INPUT_PANEL,
+            .depth = count,
+            .block_end = 1,
+            .width = width,
+            .columns = columns,
+            .parts = layer->tile_parts,
+            .a = scratch->split_inputs + column / FL_INPUT_PANEL * FL_T(split_panel_size)(run),
+            .b = scratch->split_dgates,
+            .init = adds ? c : NULL,
+            .init_row = stride,
+            .c = c,
+            .c_row = stride};
+        layer->tiles->gemm(&gemm);
+    }
+}
+
 /* Gradients of one layer's weights: dgates^T [x, h_prev, gates, 1] over all real steps, in chunks
  * of rows; the thread's share is a range of gate blocks, so every sum has one order. */
 static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p, int thread,
@@ -636,6 +767,8 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
     for (int64_t row = 0; row < total && first < end; row += run->chunk) {
         int64_t count = total - row < run->chunk ? total - row : run->chunk;
         FL_T(gather_inputs)(run, index, p, row, count, inputs);
+        if (run->on_tiles)
+            FL_T(split_inputs)(run, index, thread, count);
         for (int64_t k = first * n_sections; k < end * n_sections; k++) {
             const FL_T(fl_section) *section = &sections[k % n_sections];
             int64_t block = k / n_sections;
@@ -644,26 +777,13 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
                 section->dgates + row * layer->gate_row + part->gate_first + block * width;
             for (int64_t i = 0; i < count; i++)
                 FL_T(copy_row)(dgates + i * width, from + i * layer->gate_row, used);
-            FL_T(fl_gemm)
-            gemm = {.depth = count,
-                    .columns = part->gate_columns - block * width,
-                    .block_end = 1,
-                    .a_row = 1,
-                    .a_depth = FL_INPUT_PANEL,
-                    .b = dgates,
-                    .b_depth = width,
-                    .vectors = FL_BLOCK_VECTORS,
-                    .init_row = part->gate_stride,
-                    .c_row = part->gate_stride};
-            for (int64_t column = section->first; column < section->end; column += gemm.rows) {
-                int64_t within = column % FL_INPUT_PANEL, space = FL_INPUT_PANEL - within,
-                        here = section->end - column;
-                gemm.rows = here < space ? here : space;
-                gemm.a = inputs + (column - within) * run->chunk + within;
-                gemm.c = gradient + column * part->gate_stride + block * width;
-                gemm.init = row ? gemm.c : NULL;
-                run->kernels->gemm(&gemm);
-            }
+            real *to = gradient + block * width;
+            if (run->on_tiles)
+                FL_T(add_section_on_tiles)(run, thread, section, count, row > 0, to,
+                                           part->gate_stride, part->gate_columns - block * width);
+            else
+                FL_T(add_section)(run, thread, section, count, row > 0, to, part->gate_stride,
+                                  part->gate_columns - block * width);
         }
     }
     int64_t column_end = end * width < part->gate_columns ? end * width : part->gate_columns;
@@ -700,8 +820,8 @@ static void FL_T(projection_gradient)(const FL_T(fl_backward_run) * run, int ind
 }
 
 /* dx of a layer = sum over directions and parts of dgates W, for packed rows [first, end). */
-static void FL_T(input_gradient)(const FL_T(fl_backward_run) * run, int64_t level, int64_t first,
-                                 int64_t end)
+static void FL_T(input_gradient)(const FL_T(fl_backward_run) * run, int64_t level, int thread,
+                                 int64_t first, int64_t end)
 {
     const fl_recurrent *layer = run->layer;
     int64_t width = FL_BLOCK_VECTORS * layer->lanes, written = 0;
@@ -730,7 +850,8 @@ static void FL_T(input_gradient)(const FL_T(fl_backward_run) * run, int64_t leve
                 .init_row = input,
                 .c = dx,
                 .c_row = input};
-        run->kernels->gemm(&gemm);
+        FL_T(multiply)(run, thread, &gemm,
+                       run->tiles_xt[index * layer->n_parts + k % layer->n_parts]);
         written = 1;
     }
 }
@@ -762,7 +883,7 @@ static void FL_T(backward_level_products)(FL_T(fl_backward_run) * run, int64_t l
     }
     if (level || run->call->dx) {
         fl_split(ragged->rows, thread, n_threads, &first, &end);
-        FL_T(input_gradient)(run, level, first, end);
+        FL_T(input_gradient)(run, level, thread, first, end);
         fl_barrier_wait(&run->all, n_threads);
         if (run->tape->layers[level].factor) {
             fl_split(ragged->steps, thread, n_threads, &first, &end);
@@ -837,7 +958,7 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
                                         int n_threads)
 {
     const fl_recurrent *layer = run->layer;
-    int64_t hidden = layer->config.hidden_size, first, end;
+    int64_t hidden = layer->config.hidden_size, width = FL_BLOCK_VECTORS * layer->lanes, first, end;
     for (int k = 0; k < layer->n_packed * layer->n_parts; k++) {
         int index = k / layer->n_parts;
         const fl_part *part = &layer->part[k % layer->n_parts];
@@ -847,6 +968,9 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
                  &end);
         FL_T(pack_transposed)(layer, part, arrays.weight_hh, layer->recurrent, part->cell.h_gate,
                               layer->recurrent, first, end, run->weight_t[k]);
+        if (run->on_tiles)
+            fl_pack_tiles(layer, run->weight_t[k], first, end, part->gate_columns, width,
+                          run->tiles_t[k]);
         if (fl_projects(layer) && thread == index % n_threads)
             FL_T(pack_plain)(arrays.weight_hr, layer->output, hidden, hidden, 1,
                              FL_BLOCK_VECTORS * layer->lanes, run->projection_t[index]);
@@ -861,6 +985,9 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
             fl_split(FL_T(unit_blocks)(input, layer->lanes), thread, n_threads, &first, &end);
             FL_T(pack_transposed)(layer, part, arrays.weight_ih, input, part->cell.x_gate, input,
                                   first, end, run->weight_xt[k]);
+            if (run->on_tiles)
+                fl_pack_tiles(layer, run->weight_xt[k], first, end, part->gate_columns, width,
+                              run->tiles_xt[k]);
         }
     }
 }
@@ -902,7 +1029,8 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     int64_t upper = layer->output * D,
             widest = layer->config.input_size > upper || L == 1 ? layer->config.input_size : upper;
     int64_t columns = FL_T(input_depth)(layer, widest);
-    int64_t panels = (columns + FL_INPUT_PANEL - 1) / FL_INPUT_PANEL;
+    int64_t panels = FL_T(input_panels)(layer, widest);
+    run->on_tiles = fl_call_format(layer, ragged->n) == FL_WEIGHTS_TILES;
     run->chunk = FL_GRADIENT_ROWS < ragged->rows ? FL_GRADIENT_ROWS : ragged->rows;
     run->dy_top = run->call->dy ? fl_arena_take(arena, ragged->rows * upper, sizeof(real)) : NULL;
     run->dx[0] =
@@ -937,6 +1065,8 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     }
     run->weight_t = fl_arena_take(arena, layer->n_packed * layer->n_parts, sizeof(real *));
     run->weight_xt = fl_arena_take(arena, layer->n_packed * layer->n_parts, sizeof(real *));
+    run->tiles_t = fl_arena_take(arena, layer->n_packed * layer->n_parts, sizeof(uint16_t *));
+    run->tiles_xt = fl_arena_take(arena, layer->n_packed * layer->n_parts, sizeof(uint16_t *));
     for (int k = 0; k < layer->n_packed * layer->n_parts; k++) {
         int index = k / layer->n_parts;
         const fl_part *part = &layer->part[k % layer->n_parts];
@@ -951,9 +1081,18 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
                                 FL_T(unit_blocks)(input, layer->lanes) * width * part->gate_columns,
                                 sizeof(real))
                 : NULL;
+        int64_t blocks = run->on_tiles ? FL_T(unit_blocks)(layer->recurrent, layer->lanes) : 0,
+                blocks_below =
+                    run->on_tiles && wants_dx ? FL_T(unit_blocks)(input, layer->lanes) : 0;
+        void *tiles = fl_arena_take(arena, fl_tiles_size(layer, blocks, part->gate_columns, width),
+                                    sizeof(uint16_t));
+        void *tiles_below = fl_arena_take(
+            arena, fl_tiles_size(layer, blocks_below, part->gate_columns, width), sizeof(uint16_t));
         if (arena->memory) {
             run->weight_t[k] = recurrent;
             run->weight_xt[k] = below;
+            run->tiles_t[k] = tiles;
+            run->tiles_xt[k] = tiles_below;
         }
     }
     run->weight_gt = fl_arena_take(arena, layer->n_packed, sizeof(real *));
@@ -970,8 +1109,18 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     run->scratch = fl_arena_take(arena, run->n_threads, sizeof *run->scratch);
     for (int thread = 0; thread < run->n_threads; thread++) {
         FL_T(fl_gradient_scratch)
-        scratch = {fl_arena_take(arena, run->chunk * panels * FL_INPUT_PANEL, sizeof(real)),
-                   fl_arena_take(arena, run->chunk * width, sizeof(real))};
+        scratch = {.inputs = fl_arena_take(arena, run->chunk * panels * FL_INPUT_PANEL, sizeof(real)),
+                   .dgates = fl_arena_take(arena, run->chunk * width, sizeof(real))};
+        if (run->on_tiles) {
+            int64_t rows = FL_GRADIENT_ROWS > ragged->n ? FL_GRADIENT_ROWS : ragged->n;
+            scratch.prepared.rows = fl_arena_take(
+                arena, rows + FL_TILE_PADDING,
+                sizeof(uint16_t) * (size_t)fl_tile_row_size(layer->gate_row, layer->tile_parts));
+            scratch.split_inputs = fl_arena_take(
+                arena, panels, sizeof(uint16_t) * (size_t)FL_T(split_panel_size)(run));
+            scratch.split_dgates = fl_arena_take(
+                arena, fl_tiles_size(layer, 1, run->chunk, width), sizeof(uint16_t));
+        }
         if (arena->memory)
             run->scratch[thread] = scratch;
     }
