@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastlstm import _core
 from fastlstm._ctc import ctc_loss
 
 Array = NDArray[Any]
@@ -188,14 +189,10 @@ def softmax_cross_entropy(
     >>> round(loss, 6), gradient.tolist()
     (0.693147, [[0.5, -0.5]])
     """
-    rows = np.arange(outputs.shape[0])
-    gradient = outputs - outputs.max(axis=1, keepdims=True)
-    losses = -gradient[rows, targets]
-    np.exp(gradient, out=gradient)
-    total = gradient.sum(axis=1, keepdims=True)
-    gradient /= total
-    gradient[rows, targets] -= gradient.dtype.type(1.0)
-    losses += np.log(total[:, 0])
+    losses, gradient = np.empty(len(outputs), outputs.dtype), np.empty(outputs.shape, outputs.dtype)
+    _core.softmax_cross_entropy(
+        np.ascontiguousarray(outputs), np.ascontiguousarray(targets, np.int64), losses, gradient
+    )
     return _reduce(losses, gradient, weights), gradient
 
 

@@ -62,6 +62,36 @@ fl_status fl_activate(int32_t dtype, int32_t activation, const void *x, void *y,
     return FL_OK;
 }
 
+static int in_range(const int64_t *values, int64_t count, int64_t end)
+{
+    for (int64_t i = 0; i < count; i++)
+        if (values[i] < 0 || values[i] >= end)
+            return 0;
+    return 1;
+}
+
+fl_status fl_softmax_cross_entropy(int32_t dtype, int64_t n, int64_t classes, const void *x,
+                                   const int64_t *target, void *loss, void *gradient)
+{
+    fl_status status;
+    const fl_isa *isa = fl_isa_current(&status);
+    if (!isa)
+        return status;
+    if (bad_dtype(dtype) || n < 0 || classes < 1 || !x || !target || !loss || !gradient ||
+        !in_range(target, n, classes))
+        return FL_ERR_ARGUMENT;
+    fl_fpenv saved = fl_fpenv_enter();
+    if (dtype == FL_FLOAT64) {
+        fl_softmax_f64 call = {n, classes, x, target, loss, gradient};
+        isa->f64.softmax(&call);
+    } else {
+        fl_softmax_f32 call = {n, classes, x, target, loss, gradient};
+        isa->f32.softmax(&call);
+    }
+    fl_fpenv_leave(saved);
+    return FL_OK;
+}
+
 fl_status fl_sum_squares(int32_t dtype, const void *x, int64_t count, double *sum)
 {
     fl_status status;

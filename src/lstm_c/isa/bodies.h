@@ -1,5 +1,7 @@
 /* Included by an ISA file after it has said which ISA it is: every body for both dtypes, and the
  * table. */
+#include <math.h>
+
 #include "isa/isa.h"
 
 #define FL_SUFFIX f32
@@ -23,7 +25,7 @@ enum { FL_LANES_f64 = FL_LANES };
             (int)(sizeof cell_table_##dtype / sizeof cell_table_##dtype[0]),                       \
             v_sigmoid_array_##dtype, v_tanh_array_##dtype, multiply_##dtype, sum_squares_##dtype,  \
             zone_##dtype, zone_gradient_##dtype, fl_draw_zones, normalize_##dtype,                 \
-            normalize_gradient_##dtype, ctc_##dtype,                                               \
+            normalize_gradient_##dtype, ctc_##dtype, softmax_##dtype,                              \
         {                                                                                          \
             optimizer_sgd_##dtype, optimizer_rmsprop_##dtype, optimizer_adam_##dtype,              \
                 optimizer_adamw_##dtype, optimizer_nadam_##dtype                                   \

@@ -9,6 +9,7 @@
 #include "kernels/optimizers.h"
 #include "kernels/recurrent_product.h"
 #include "kernels/reductions.h"
+#include "kernels/softmax.h"
 #include "kernels/zoneout.h"
 
 #include "cells/unit.h"

@@ -268,6 +268,15 @@ typedef struct FL_T(fl_optimizer) {
     fl_optimizer_rates rates;
 } FL_T(fl_optimizer);
 
+/* Cross-entropy of softmax(x) with the class `target` of each row; see kernels/softmax.h. */
+typedef struct FL_T(fl_softmax) {
+    int64_t rows, classes;
+    const real *x;         /* (rows, classes) */
+    const int64_t *target; /* (rows) of [0, classes) */
+    real *loss;            /* (rows) = */
+    real *gradient;        /* (rows, classes) = */
+} FL_T(fl_softmax);
+
 /* Connectionist temporal classification of one sequence; see kernels/ctc.h. */
 #ifndef FL_CTC_PLAN
 #define FL_CTC_PLAN
@@ -326,6 +335,7 @@ typedef struct FL_T(fl_kernels) {
     void (*normalize)(const FL_T(fl_norm) *);
     void (*normalize_gradient)(const FL_T(fl_norm_gradient) *);
     double (*ctc)(const FL_T(fl_ctc_sequence) *); /* the loss; gradient = */
+    void (*softmax)(const FL_T(fl_softmax) *);
     /* by kind: sgd (slot0 the momentum buffer or NULL), rmsprop, adam, adamw, nadam */
     void (*optimizer[5])(const FL_T(fl_optimizer) *);
 } FL_T(fl_kernels);
