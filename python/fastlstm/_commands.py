@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,21 @@ from numpy.typing import NDArray
 from fastlstm.cli import HYPERPARAMETERS
 from fastlstm.datasets import SequenceData, load_japanese_vowels, load_sequences
 from fastlstm.model import Model, Normalization, load
-from fastlstm.sequences import Sequences, as_sequences
+from fastlstm.sequences import Sequences, as_sequences, as_times
 
 Facts = dict[str, Any]
+
+
+class Part(NamedTuple):
+    """Sequences, their targets, and their elapsed times if there are any."""
+
+    X: Sequences
+    y: NDArray[Any]
+    delta_t: Sequences | None = None
+
+    def rows(self, index: NDArray[np.intp]) -> Part:
+        """The rows of an index array."""
+        return Part(self.X[index], self.y[index], None if self.delta_t is None else self.delta_t[index])
 
 
 def _printer(arguments: argparse.Namespace) -> Any:
@@ -52,7 +64,8 @@ def demo(arguments: argparse.Namespace) -> Facts:
         f" {len(data.target_names)} speakers,\n{data.X_train[0].shape[1]} channels,"
         f" {min(lengths)} to {max(lengths)} time steps (Japanese Vowels, UCI)\n"
     )
-    train, test = (as_sequences(X, dtype=np.float64) for X in (data.X_train, data.X_test))
+    train = Part(as_sequences(data.X_train, dtype=np.float64), data.y_train)
+    test = Part(as_sequences(data.X_test, dtype=np.float64), data.y_test)
     estimator = LSTMClassifier(
         hidden_size=64,
         learning_rate_init=3e-3,
@@ -61,8 +74,8 @@ def demo(arguments: argparse.Namespace) -> Facts:
         random_state=arguments.random_state,
         verbose=_verbosity(arguments),
     )
-    facts, model = _fit(estimator, train, data.y_train, standardize=True)
-    facts |= _assess(model, test, data.y_train, data.y_test)
+    facts, model = _fit(estimator, train, standardize=True)
+    facts |= _assess(model, test, train.y)
     say("\n" + _summary(facts))
     facts["model"] = str(folder / "model.safetensors")
     model.save(facts["model"])
@@ -73,7 +86,7 @@ def demo(arguments: argparse.Namespace) -> Facts:
         raise RuntimeError(f"the model loaded from {facts['model']} predicts something else")
     say(
         f"model: {facts['model']}\nfastlstm.load({facts['model']!r}).predict gives the same"
-        f" {len(test)} predictions, with numpy alone"
+        f" {len(test.X)} predictions, with numpy alone"
     )
     return facts
 
@@ -98,29 +111,43 @@ def _demo_picture(path: Path, estimator: Any, model: Model, data: Any, say: Any)
 def train(arguments: argparse.Namespace) -> Facts:
     """Read data, hold a part out, fit, score, save."""
     say = _printer(arguments)
-    options = {"target": arguments.target, "id": arguments.id, "time": arguments.time}
-    data = load_sequences(arguments.data, features=arguments.features, **options)
+    options = {name: getattr(arguments, name) for name in ("target", "id", "time", "delta_t")}
+    observe = arguments.missing == "observe"
+    data = load_sequences(arguments.data, features=arguments.features, allow_missing=observe, **options)
     if data.y is None:
         raise ValueError(f"{arguments.data}: there is nothing to predict; name the column with --target")
     estimator, task = _estimator(arguments, data.y)
-    X, y = as_sequences(data.X, dtype=np.float64), _targets(data.y, task)
+    part = _part(data, task, observe)
     if arguments.test is None:
-        kept, held_out = _split(y, task, arguments.hold_out, arguments.random_state)
-        X, test_X, y, test_y = X[kept], X[held_out], y[kept], y[held_out]
+        kept, held_out = _split(part.y, task, arguments.hold_out, arguments.random_state)
+        part, test = part.rows(kept), part.rows(held_out)
     else:
-        other = load_sequences(arguments.test, features=data.feature_names, **options)
-        test_X, test_y = as_sequences(other.X, dtype=np.float64), _targets(other.y, task)
-    say(f"{task}: {len(X)} training and {len(test_X)} held-out sequences, {X.n_features} features")
-    facts, model = _fit(estimator, X, y, standardize=arguments.standardize)
+        names = data.feature_names
+        test_data = load_sequences(arguments.test, features=names, allow_missing=observe, **options)
+        test = _part(test_data, task, observe)
+    n_features = part.X.n_features
+    say(f"{task}: {len(part.X)} training and {len(test.X)} held-out sequences, {n_features} features")
+    facts, model = _fit(estimator, part, standardize=arguments.standardize)
     model.extra["data"] = {**options, "features": data.feature_names}
     model.save(arguments.out)
     facts |= {"task": task, "model": str(arguments.out)}
-    if len(test_X):
-        facts |= _assess(model, test_X, y, test_y)
+    if len(test.X):
+        facts |= _assess(model, test, part.y)
     say(_summary(facts) + f"\nmodel: {arguments.out}")
     if arguments.plot:
-        facts["picture"] = _train_picture(arguments.plot, estimator, model, test_X, test_y)
+        facts["picture"] = _train_picture(arguments.plot, estimator, model, test)
     return facts
+
+
+def _part(data: SequenceData, task: str, observe: bool) -> Part:
+    X, delta_t = _sequences(data, observe)
+    return Part(X, _targets(data.y, task), delta_t)
+
+
+def _sequences(data: SequenceData, observe: bool) -> tuple[Sequences, Sequences | None]:
+    """Checked sequences and elapsed times of a file; `observe` says whether NaN stands for what was not observed."""
+    X = as_sequences(data.X, dtype=np.float64, allow_nan=observe)
+    return X, None if data.delta_t is None else as_times(data.delta_t, X)
 
 
 def _estimator(arguments: argparse.Namespace, y: NDArray[Any]) -> tuple[Any, str]:
@@ -131,7 +158,7 @@ def _estimator(arguments: argparse.Namespace, y: NDArray[Any]) -> tuple[Any, str
     if task == "auto":
         task = "regress" if y.dtype.kind == "f" or y.ndim > 1 else "classify"
     kind = LSTMClassifier if task == "classify" else LSTMRegressor
-    given = {name: getattr(arguments, name) for name, _, _ in HYPERPARAMETERS}
+    given = {name: getattr(arguments, name) for name, _, _ in (*HYPERPARAMETERS, ("missing", str, ""))}
     given = {name: value for name, value in given.items() if value is not None}
     for name in sorted(given.keys() - kind().get_params().keys()):
         raise ValueError(f"--{name.replace('_', '-')} is no option of {kind.__name__} (--task {task})")
@@ -169,25 +196,28 @@ def _split(
     return np.sort(kept), np.sort(held_out)
 
 
-def _train_picture(path: str, estimator: Any, model: Model, X: Sequences, y: NDArray[Any]) -> str:
-    if not len(X):
+def _train_picture(path: str, estimator: Any, model: Model, test: Part) -> str:
+    if not len(test.X):
         raise ValueError("--plot needs held-out sequences: --hold-out above 0, or --test")
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib: pip install 'fastlstm[plot]'")
     from fastlstm.plotting import save_report
 
-    save_report(path, estimator, y, model.predict(X))
+    save_report(path, estimator, test.y, model.predict(test.X, delta_t=test.delta_t))
     return path
 
 
-def _fit(estimator: Any, X: Sequences, y: NDArray[Any], *, standardize: bool) -> tuple[Facts, Model]:
+def _fit(estimator: Any, part: Part, *, standardize: bool) -> tuple[Facts, Model]:
     """Fit on (standardised) sequences; the model holds the standardisation."""
-    normalization = Normalization.of(X) if standardize else None
+    by_us = standardize and estimator.missing == "error"  # else the estimator does it, if anyone
+    normalization = Normalization.of(part.X) if by_us else None
+    X = part.X if normalization is None else normalization.apply(part.X)
     started = time.perf_counter()
-    estimator.fit(X if normalization is None else normalization.apply(X), y)
+    estimator.fit(X, part.y, delta_t=part.delta_t)
     seconds = time.perf_counter() - started
-    bare = estimator._model()
-    model = Model(bare.network, bare.decision, normalization=normalization, extra=bare.extra)
+    model = estimator._model()
+    if normalization is not None:
+        model = Model(model.network, model.decision, normalization=normalization, extra=model.extra)
     facts = {
         "n_train": len(X),
         "n_features": X.n_features,
@@ -199,20 +229,20 @@ def _fit(estimator: Any, X: Sequences, y: NDArray[Any], *, standardize: bool) ->
     return facts, model
 
 
-def _assess(model: Model, X: Sequences, y_train: NDArray[Any], y: NDArray[Any]) -> Facts:
+def _assess(model: Model, test: Part, y_train: NDArray[Any]) -> Facts:
     """Score on held-out data, beside that of always predicting the same."""
-    predicted = model.predict(X)
+    y, predicted = test.y, model.predict(test.X, delta_t=test.delta_t)
     if model.kind == "classifier":
         labels, counts = np.unique(y, return_counts=True, axis=0)
         return {
-            "n_test": len(X),
+            "n_test": len(y),
             "score_name": "accuracy",
             "score": _share_right(predicted, y),
             "baseline_name": "always their most frequent label",
             "baseline": _share_right(np.broadcast_to(labels[counts.argmax()], y.shape), y),
         }
     return {
-        "n_test": len(X),
+        "n_test": len(y),
         "score_name": "root mean squared error",
         "score": _rmse(predicted, y),
         "baseline_name": "always the mean",
@@ -246,11 +276,12 @@ def predict(arguments: argparse.Namespace) -> Facts:
     model = load(arguments.model)
     if arguments.proba and model.kind != "classifier":
         raise ValueError("--proba needs a classifier, and this model is a regressor")
-    data = _load_for(model, arguments)
-    X = as_sequences(data.X, dtype=np.float64)
-    columns: dict[str, Any] = {"id": data.ids, **_predictions(model, X)}
+    observe = _observes(model, arguments.missing)
+    data = _load_for(model, arguments, observe)
+    X, delta_t = _sequences(data, observe)
+    columns: dict[str, Any] = {"id": data.ids, **_predictions(model, X, delta_t)}
     if arguments.proba:
-        probabilities = model.predict_proba(X)
+        probabilities = model.predict_proba(X, delta_t=delta_t)
         columns |= {f"p({label})": probabilities[:, k] for k, label in enumerate(model.classes_.tolist())}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*map(_plain, columns.values()), strict=True)]
     if arguments.out:
@@ -265,7 +296,14 @@ def _plain(values: Any) -> list[Any]:
     return np.asarray(values).tolist() if isinstance(values, np.ndarray) else list(values)
 
 
-def _load_for(model: Model, arguments: argparse.Namespace) -> SequenceData:
+def _observes(model: Model, missing: str | None) -> bool:
+    """Whether the data may have missing values, by the argument, or else by the training."""
+    if missing == "observe" and model.missing is None:
+        raise ValueError("--missing observe needs a model that was trained with it")
+    return model.missing is not None and missing != "error"
+
+
+def _load_for(model: Model, arguments: argparse.Namespace, observe: bool) -> SequenceData:
     """The data, read as those of the training were unless the arguments say otherwise."""
     stored = model.extra.get("data")
     stored = stored if isinstance(stored, dict) else {}
@@ -276,14 +314,16 @@ def _load_for(model: Model, arguments: argparse.Namespace) -> SequenceData:
         target=stored.get("target"),
         id=id,
         time=arguments.time or (stored.get("time") if id else None),
+        delta_t=arguments.delta_t or stored.get("delta_t"),
         features=features,
+        allow_missing=observe,
         require_target=False,
     )
 
 
-def _predictions(model: Model, X: Sequences) -> dict[str, NDArray[Any]]:
+def _predictions(model: Model, X: Sequences, delta_t: Sequences | None) -> dict[str, NDArray[Any]]:
     """Columns of predictions, named after the targets where there are several."""
-    predicted = model.predict(X)
+    predicted = model.predict(X, delta_t=delta_t)
     if predicted.ndim == 1:
         return {"prediction": predicted}
     names = (model.extra.get("data") or {}).get("target") or []

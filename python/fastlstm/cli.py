@@ -167,12 +167,23 @@ def _add_data(parser: argparse.ArgumentParser, stored: str = "") -> None:
     group.add_argument("--id", metavar="COL", help="column that names the sequence of a row")
     group.add_argument("--time", metavar="COL", help="column to sort the time steps by (default: file order)")
     group.add_argument("--features", nargs="+", metavar="COL", help="columns to use (default: all others)")
+    parser.add_argument(
+        "--delta-t",
+        metavar="COL",
+        help="column of the times since the step before, for the cell tlstm and --missing observe; the array's name in "
+        "npz",
+    )
+    parser.add_argument(
+        "--missing",
+        choices=("error", "observe"),
+        help="what empty cells and NaN are: an error, or values that were not observed",
+    )
 
 
 def _add_predict(commands: Any) -> None:
     parser = _add(commands, "predict", "predict with a saved model; writes CSV")
     parser.add_argument("model", metavar="MODEL", help="a .safetensors file of fastlstm")
-    _add_data(parser, " By default the columns are those of the training.")
+    _add_data(parser, " By default the columns, and --missing, are those of the training.")
     parser.add_argument("--proba", action="store_true", help="add the probability of each class")
     parser.add_argument("--out", metavar="CSV", help="file to write (default: stdout)")
 
@@ -198,7 +209,7 @@ def _add_train(commands: Any) -> None:
         "--standardize",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="give features mean 0 and deviation 1; part of the model (%(default)s)",
+        help="give features mean 0 and deviation 1; part of the model (%(default)s; --missing observe always does)",
     )
     parser.add_argument("--plot", metavar="PNG", help="picture of the training to write (needs matplotlib)")
     parser.add_argument("--quiet", action="store_true", help="no progress")
@@ -218,6 +229,9 @@ HYPERPARAMETERS: tuple[tuple[str, Any, str], ...] = (
     ("num_layers", int, "number of stacked layers"),
     ("cell", str, "recurrent cell, such as lstm or rnn"),
     ("bidirectional", bool, "read the sequences in both directions"),
+    ("residual", bool, "add the input of each layer to its output"),
+    ("skip", str, "input, output or both: connect these with every layer"),
+    ("merge", str, "concat or sum: what becomes of two directions"),
     ("dropout", float, "dropped share of the outputs of each layer"),
     ("pooling", str, "last, mean or max: what of the outputs goes to the head"),
     ("solver", str, "adam, adamw, nadam, rmsprop or sgd"),

@@ -79,14 +79,14 @@ def gradient_flow(
 
     Parameters
     ----------
-    network_or_layer : SequenceNetwork, LSTM, GRU or RNN
+    network_or_layer : SequenceNetwork, LSTM, GRU, RNN or Stack
         With any cell, of one direction. It is not changed; dropout is off.
     X : array-like of shape (n, T, n_features), or list of arrays of shape (T_i, n_features)
         Sequences, as every estimator takes them; at least one has two steps.
     y : array-like of shape (n,) or (n, n_targets), default=None
         Targets of the last step; needs a network. The loss of a sequence is then that of the network's head
-        at its last hidden state, whatever the pooling. None: L = sum(h_T) / sqrt(hidden_size), whose gradient
-        at h_T has norm 1, h_T being the top layer's.
+        at its last output, whatever the pooling. None: L = sum(y_T) / sqrt(output_size), whose gradient at the
+        last output y_T, the top layer's h_T where no connection adds to it, has norm 1.
     lengths : array of int of shape (n,), default=None
         Real steps of padded sequences.
     delta_t : array of shape (n, T), or list of arrays of shape (T_i,), default=None
@@ -144,8 +144,9 @@ def gradient_flow(
     order = np.argsort(-tails, kind="stable")
     copy = encoder.without_noise("float64")
     final, tapes = _forward(copy, sequences, times, order, tails[order])
-    dtop = _loss_gradient(network, final[0][-1], y, loss, order)
-    norms = _norms_by_lag(copy, tapes, dtop, len(order))
+    last = copy.last_output(sequences.values, sequences.offsets[order], sequences.lengths[order], final)
+    d_last = _loss_gradient(network, last, y, loss, order)
+    norms = _norms_by_lag(copy, tapes, d_last)
     counts = (tails[order][:, None] >= np.arange(len(norms))).sum(axis=0)
     means = norms / counts[:, None, None]
     has_c = len(copy.state_names) > 1
@@ -165,7 +166,7 @@ def _parts(given: Any, y: Any) -> tuple[Any, SequenceNetwork | None]:
     """Recurrent layer, and the network around it if there is one."""
     network = given if isinstance(given, SequenceNetwork) else None
     encoder = given if network is None else network.encoder
-    if not isinstance(encoder, layers.LSTM):
+    if not isinstance(encoder, (layers.LSTM, layers.Stack)):
         raise TypeError(
             f"network_or_layer must be a SequenceNetwork or a recurrent layer; got {type(given).__name__}"
         )
@@ -204,29 +205,29 @@ def _forward(
 
 
 def _loss_gradient(
-    network: SequenceNetwork | None, h: Array, y: Any, loss: str | Loss | None, order: Array
+    network: SequenceNetwork | None, last: Array, y: Any, loss: str | Loss | None, order: Array
 ) -> Array:
-    """Gradient of each sequence's own loss at its last h (n, hidden) of the top layer."""
+    """Gradient of each sequence's own loss at its last output, (n, output_size)."""
     if network is None or y is None:
-        return np.full_like(h, 1.0 / np.sqrt(h.shape[1]))
-    if len(y) != len(h):
-        raise ValueError(f"y has {len(y)} rows for {len(h)} sequences; expected as many")
+        return np.full_like(last, 1.0 / np.sqrt(last.shape[1]))
+    if len(y) != len(last):
+        raise ValueError(f"y has {len(y)} rows for {len(last)} sequences; expected as many")
     head = layers.Dense.from_config({**network.head.get_config(), "dtype": "float64"})
     head.load_parameters(network.head.parameters)
     if loss is None:
         loss = "softmax_cross_entropy" if np.asarray(y).dtype.kind in "iu" else "squared"
     chosen = get_loss(loss)
     targets = chosen.check_targets(y, network.n_outputs, np.float64)[order]
-    _, d_outputs = chosen.value_and_gradient(head.forward(h), targets)
-    dh = head.backward(h, d_outputs * len(h))  # the loss is a mean over the rows
-    assert dh is not None
-    return dh
+    _, d_outputs = chosen.value_and_gradient(head.forward(last), targets)
+    d_last = head.backward(last, d_outputs * len(last))  # the loss is a mean over the rows
+    assert d_last is not None
+    return d_last
 
 
-def _norms_by_lag(layer: Any, tapes: list[Any], dtop: Array, n: int) -> Array:
+def _norms_by_lag(layer: Any, tapes: list[Any], d_last: Array) -> Array:
     """Sums over the sequences of gradient norms: (lags, states, layers + 1), the last entry of all layers."""
-    dstates = [np.zeros(state.shape) for state in layer.empty_states(n)]
-    dstates[0][-1] = dtop
+    dstates = [np.zeros(state.shape) for state in layer.empty_states(len(d_last))]
+    dstates[0] += layer.dstate_of_last(d_last)[0]
     sums = [_norm_sums(dstates)]
     for tape in tapes:
         rows = len(tape.lengths)

@@ -329,11 +329,13 @@ def _check_sizes(config: Mapping[str, Any], weights: Tensors) -> None:
         if type(size) is not int or size < 1:
             raise ModelFormatError(f"{key} is {size!r}, not a whole number above zero")
     hidden_size, recurrent_size = sizes["hidden_size"], encoder.get("proj_size") or sizes["hidden_size"]
+    skip = encoder.get("skip")
+    n_shown = sizes["num_layers"] if skip in ("output", "both") else 1
     _expect(weights, "encoder.weight_ih_l0", lambda rows, columns: columns == sizes["input_size"])
     _expect(
         weights,
         "head.weight",
-        lambda rows, columns: rows == config["n_outputs"] and columns >= recurrent_size,
+        lambda rows, columns: rows == config["n_outputs"] and columns >= recurrent_size * n_shown,
     )
     for layer in range(sizes["num_layers"]):
         name = f"encoder.weight_hh_l{layer}"
@@ -341,6 +343,9 @@ def _check_sizes(config: Mapping[str, Any], weights: Tensors) -> None:
         if encoder.get("proj_size"):
             name = f"encoder.weight_hr_l{layer}"
             _expect(weights, name, lambda rows, columns: rows >= recurrent_size and columns == hidden_size)
+        if skip in ("input", "both"):
+            name = f"encoder.weight_ih_l{layer}"
+            _expect(weights, name, lambda rows, columns: columns >= sizes["input_size"])
 
 
 def _expect(weights: Tensors, name: str, fits: Callable[[int, int], bool]) -> None:

@@ -31,6 +31,8 @@ _MAX_BATCH_STEPS = 1 << 18  # time steps of one inference batch
 _MAX_BATCH_BYTES = 1 << 25  # of the outputs of one inference batch, where they are needed
 _SMALL = 1 << 16  # elements that stay in the cache
 
+_ENCODERS: dict[str, Any] = {"LSTM": layers.LSTM, "Stack": layers.Stack}
+
 
 def _aligned_zeros(size: int, dtype: np.dtype[Any]) -> Array:
     """Zeros of shape (size,) whose first element lies at a multiple of 64 bytes."""
@@ -44,13 +46,13 @@ class SequenceNetwork:
 
     Parameters
     ----------
-    encoder : fastlstm.layers.LSTM
-        Or any layer with its interface; the network takes over its parameters.
+    encoder : fastlstm.layers.LSTM or fastlstm.layers.Stack
+        Or any layer with their interface; the network takes over its parameters.
     n_outputs : int
         Raw outputs per sequence.
     pooling : {"last", "mean", "max"}
-        What the head sees: the final hidden state of the top layer (of both directions, where there are two),
-        or the mean or maximum over time of its outputs.
+        What the head sees: the encoder's output after all steps (of both directions, where there are two), or the
+        mean or maximum over time of its outputs.
     head_dropout : float in [0, 1)
         Share of the head's inputs that is zeroed during training.
     random_state : int, numpy Generator or RandomState, optional
@@ -120,7 +122,6 @@ class SequenceNetwork:
                 self._places.append((f"{prefix}.{name}", at, tuple(shape)))
                 at += int(np.prod(shape))
         self._tape: Any = None
-        self._dstate_buffer: Array | None = None
         self.parameters_changed()
 
     # ------------------------------------------------------------------ parameters
@@ -202,11 +203,12 @@ class SequenceNetwork:
 
     # ------------------------------------------------------------------ pooling
 
-    def _pool(self, y: Array | None, state: tuple[Array, ...], lengths: Array) -> Array:
-        """What the head sees, (B, output_size), from the outputs y (sum of lengths, D) or the state."""
+    def _pool(
+        self, y: Array | None, state: tuple[Array, ...], values: Array, starts: Array, lengths: Array
+    ) -> Array:
+        """What the head sees, (B, output_size), of a run of the encoder with those arguments."""
         if self.pooling == "last":
-            h = state[0]
-            return np.concatenate((h[-2], h[-1]), axis=1) if self.encoder.bidirectional else h[-1]
+            return np.asarray(self.encoder.last_output(values, starts, lengths, state))
         assert y is not None
         if self.pooling == "max":
             return _reduce_each(np.maximum, y, lengths, y.dtype)
@@ -215,7 +217,7 @@ class SequenceNetwork:
     def _backward_to_encoder(self, y: Array | None, lengths: Array, d_pooled: Array) -> None:
         """Gradients of the encoder from the one of the pooled vectors, (B, output_size)."""
         if self.pooling == "last":
-            self.encoder.run_backward(self._tape, None, self._dstate(d_pooled))
+            self.encoder.run_backward(self._tape, d_last=d_pooled)
             return
         assert y is not None
         if self.pooling == "mean":
@@ -223,22 +225,6 @@ class SequenceNetwork:
         else:
             dy = _scatter_to_maximum(y, lengths, d_pooled)
         self.encoder.run_backward(self._tape, dy, None)
-
-    def _dstate(self, d_pooled: Array) -> tuple[Array | None, ...]:
-        """Gradient of the final states whose top layer's h has the gradient `d_pooled`; reuses one buffer."""
-        encoder = self.encoder
-        n_rows = d_pooled.shape[0]
-        directions = 2 if encoder.bidirectional else 1
-        buffer = self._dstate_buffer
-        if buffer is None or buffer.shape[1] != n_rows:
-            shape = (encoder.num_layers * directions, n_rows, encoder.recurrent_size)
-            buffer = self._dstate_buffer = np.zeros(shape, self.dtype)
-        if directions == 2:
-            buffer[-2] = d_pooled[:, : encoder.recurrent_size]
-            buffer[-1] = d_pooled[:, encoder.recurrent_size :]
-        else:
-            buffer[-1] = d_pooled
-        return (buffer,) + (None,) * (len(encoder.state_names) - 1)
 
     # ------------------------------------------------------------------ training
 
@@ -295,7 +281,7 @@ class SequenceNetwork:
         y, state, self._tape = self.encoder.run_training(
             values, starts, lengths, want_y=want_y, tape=self._tape, rng_key=rng_key, **weights_of_time
         )
-        features = self._pool(y, state, lengths)
+        features = self._pool(y, state, values, starts, lengths)
         mask = self._head_mask(features.shape, rng_key) if self.head_dropout else None
         if mask is not None:
             features = features * mask
@@ -344,7 +330,7 @@ class SequenceNetwork:
             y, state = self.encoder.run(
                 rows_of_x, starts, lengths, want_y=self.pooling != "last", **weights_of_time
             )
-            outputs[rows] = self.head.forward(self._pool(y, state, lengths))
+            outputs[rows] = self.head.forward(self._pool(y, state, rows_of_x, starts, lengths))
         return outputs
 
     def check_sequences(self, seqs: Sequences, name: str = "X") -> None:
@@ -428,7 +414,9 @@ class SequenceNetwork:
 
     def get_config(self) -> dict[str, Any]:
         """Everything but the parameters; JSON-able."""
+        kind = {"encoder_type": "Stack"} if isinstance(self.encoder, layers.Stack) else {}
         return {
+            **kind,
             "encoder": self.encoder.get_config(),
             "n_outputs": self.n_outputs,
             "pooling": self.pooling,
@@ -442,16 +430,19 @@ class SequenceNetwork:
         Raises
         ------
         ValueError
-            If the configuration has missing or unknown entries.
+            If the configuration has missing or unknown entries, or another type of encoder.
         """
         entries = dict(config)
         missing = {"encoder", "n_outputs"} - entries.keys()
-        unknown = entries.keys() - {"encoder", "n_outputs", "pooling", "head_dropout"}
+        unknown = entries.keys() - {"encoder", "encoder_type", "n_outputs", "pooling", "head_dropout"}
         if missing or unknown:
             raise ValueError(
                 f"network configuration: missing {sorted(missing)}, unknown entries {sorted(unknown)}"
             )
-        encoder = layers.LSTM.from_config(entries.pop("encoder"))
+        kind = entries.pop("encoder_type", "LSTM")
+        if kind not in _ENCODERS:
+            raise ValueError(f"encoder_type must be one of {', '.join(_ENCODERS)}; got {kind!r}")
+        encoder = _ENCODERS[kind].from_config(entries.pop("encoder"))
         return cls(encoder, entries.pop("n_outputs"), random_state=0, **entries)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastlstm import _core
+from fastlstm.layers import LSTM, Stack
 
 if TYPE_CHECKING:
-    from fastlstm.layers import LSTM
     from fastlstm.network import SequenceNetwork
 
 _MAGIC = b"FLSTREAM"
@@ -43,12 +43,64 @@ def check_step_times(delta_t: Any, n_streams: int) -> np.ndarray:
     return times
 
 
+class _Levels:
+    """The streams of a stack's layers, driven as :class:`fastlstm._core.Stream` is; connections take memory."""
+
+    def __init__(self, stack: Stack, n_streams: int) -> None:
+        self._stack = stack
+        self._streams = [_core.Stream(layer.packed_core(), n_streams) for layer in stack.layers]
+        self._outs = [np.empty((n_streams, layer.output_size), stack.dtype) for layer in stack.layers]
+        self._sizes = {"x": (n_streams, stack.input_size), "out": (n_streams, stack.output_size)}
+
+    def step(self, x: np.ndarray, out: np.ndarray) -> None:
+        """Advance by one time step: x (n, input_size) -> out (n, output_size), both of the stack's dtype."""
+        self._step("step", x, out)
+
+    def step_decay(self, x: np.ndarray, decay: np.ndarray, out: np.ndarray) -> None:
+        """As :meth:`step` with a weight of time per stream, (n,)."""
+        self._step("step_decay", x, out, decay)
+
+    def _step(self, how: str, rows: np.ndarray, out: np.ndarray, *decay: np.ndarray) -> None:
+        self._check(x=rows, out=out)
+        x, outputs, connections = rows, [], self._stack.connections
+        for level, (stream, y) in enumerate(zip(self._streams, self._outs, strict=True)):
+            getattr(stream, how)(connections.layer_input(level, x, rows), *decay, y)
+            x = connections.layer_output(level, x, y)
+            outputs.append(x)
+        out[...] = connections.output(outputs)
+
+    def _check(self, **arrays: Any) -> None:
+        """Raise ValueError, before any layer moves on, for what is not an array of the right dtype and shape."""
+        for name, shape in self._sizes.items():
+            array = arrays[name]
+            right = (
+                isinstance(array, np.ndarray) and array.dtype == self._stack.dtype and array.shape == shape
+            )
+            if not right or not array.flags.c_contiguous:
+                raise ValueError(f"{name} must be a C-contiguous {self._stack.dtype} array of shape {shape}")
+
+    def get(self, states: tuple[np.ndarray, ...]) -> None:
+        """Copy the states, (num_layers, n, hidden_size) each, into the given arrays."""
+        for level, stream in enumerate(self._streams):
+            stream.get(self._stack.states_of(states, level))
+
+    def set(self, states: tuple[np.ndarray, ...]) -> None:
+        """Set the states from arrays shaped as for :meth:`get`."""
+        for level, stream in enumerate(self._streams):
+            stream.set(self._stack.states_of(states, level))
+
+    def reset(self, which: int = -1) -> None:
+        """Zero the states of one stream, or of all (-1)."""
+        for stream in self._streams:
+            stream.reset(which)
+
+
 class LayerStream:
     """States of `n_streams` independent sequences running through one unidirectional layer.
 
     Parameters
     ----------
-    layer : fastlstm.layers.LSTM
+    layer : fastlstm.layers.LSTM or fastlstm.layers.Stack
         A unidirectional layer; its weights at this moment are the stream's.
     n_streams : int, default=1
         Sequences that advance together.
@@ -67,7 +119,7 @@ class LayerStream:
     True
     """
 
-    def __init__(self, layer: LSTM, n_streams: int = 1) -> None:
+    def __init__(self, layer: LSTM | Stack, n_streams: int = 1) -> None:
         if layer.bidirectional:
             raise ValueError(
                 "a bidirectional layer needs the whole sequence; streaming needs bidirectional=False"
@@ -76,7 +128,11 @@ class LayerStream:
             raise ValueError(f"n_streams must be an integer of at least 1, got {n_streams!r}")
         self.layer = layer
         self.n_streams = int(n_streams)
-        self._core = _core.Stream(layer.packed_core(), self.n_streams)
+        self._core: Any = (
+            _Levels(layer, self.n_streams)
+            if isinstance(layer, Stack)
+            else _core.Stream(layer.packed_core(), self.n_streams)
+        )
         self._step = self._core.step
         self.reset()
         self._out = np.zeros((self.n_streams, layer.output_size), layer.dtype)
@@ -96,7 +152,7 @@ class LayerStream:
         Returns
         -------
         ndarray of shape (n_streams, output_size)
-            Outputs of the top layer, the same numbers as a call over the whole sequence gives.
+            Outputs of the layer, the same numbers as a call over the whole sequence gives.
         """
         if out is None:
             out = self._out

@@ -89,6 +89,7 @@ def test_help(arguments, capsys):
         ["train", "data.csv", "--out", "m", "--max-iter", "many"],
         ["train", "data.csv", "--out", "m", "--hold-out", "1.5"],
         ["train", "data.csv", "--out", "m", "--hold-out", "half"],
+        ["train", "data.csv", "--out", "m", "--missing", "ignore"],
         ["predict", "model"],
         ["demo", "--fast"],
         ["bench", "--nonsense"],
@@ -220,7 +221,13 @@ def test_train_reports_the_held_out_score(data, tmp_path, capsys):
     info = run_json(capsys, "info", out)
     assert info["normalized"] is True
     assert info["network"]["encoder"]["bidirectional"] is True
-    assert info["data"] == {"target": ["answer"], "id": "who", "time": "when", "features": ["a", "b"]}
+    assert info["data"] == {
+        "target": ["answer"],
+        "id": "who",
+        "time": "when",
+        "delta_t": None,
+        "features": ["a", "b"],
+    }
 
 
 def test_train_in_words(data, tmp_path, capsys):
@@ -288,6 +295,110 @@ def test_training_is_repeatable(data, tmp_path, model):
     arguments = ["--id", "who", "--time", "when", "--target", "answer", "--out", again, *QUICK]
     assert main(["train", data, *arguments]) == 0
     assert Path(again).read_bytes() == Path(model).read_bytes()
+
+
+def timed_csv(path, holes=(), n=40):
+    """Write n sequences whose answer only the elapsed times tell; of the first step they are empty."""
+    lines = ["who,passed,a,b,answer"]
+    for i in range(n):
+        for t in range(4):
+            passed = "" if t == 0 else f"{(0.5, 50.0)[i % 2] + 0.01 * t}"
+            a, b = (f"{value:.4f}" for value in RNG.normal(5.0, 1.0, size=2))
+            b = "" if (i + t) % 3 == 0 and "b" in holes else b
+            lines.append(f"s{i},{passed},{a},{b},{'yn'[i % 2]}")
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+TIMED = ["--id", "who", "--delta-t", "passed", "--target", "answer"]
+LEARNS = [
+    "--max-iter",
+    "80",
+    "--learning-rate-init",
+    "0.03",
+    "--hidden-size",
+    "8",
+    "--random-state",
+    "0",
+    "--quiet",
+]
+
+
+def test_missing_values_are_observed_with_their_times(tmp_path, capsys):
+    path, out = timed_csv(tmp_path / "d.csv", holes="b"), str(tmp_path / "m.safetensors")
+    base = ["train", path, *TIMED, "--out", out, *LEARNS]
+    assert "column 'b' holds '' in data row 1, not a number" in failure(capsys, *base)
+    result = run_json(capsys, *base, "--missing", "observe", "--hold-out", "0.5")
+    assert result["n_features"] == 2
+    assert result["score"] == 1.0
+    info = run_json(capsys, "info", out)
+    assert info["missing"] == "observe"
+    assert info["data"]["delta_t"] == "passed"
+    predicted = run_json(capsys, "predict", out, path, "--proba")["predictions"]
+    assert [row["prediction"] for row in predicted] == ["y", "n"] * 20
+    data = fastlstm.datasets.load_sequences(
+        path, id="who", delta_t="passed", target="answer", allow_missing=True
+    )
+    expected = fastlstm.load(out).predict_proba(data.X, delta_t=data.delta_t)
+    np.testing.assert_array_equal([[row["p(n)"], row["p(y)"]] for row in predicted], expected)
+    assert "column 'b' holds ''" in failure(capsys, "predict", out, path, "--missing", "error")
+
+
+def test_times_for_the_time_aware_cell(tmp_path, capsys):
+    path, out = timed_csv(tmp_path / "d.csv"), str(tmp_path / "m.safetensors")
+    base = ["train", path, *TIMED, "--out", out, *LEARNS]
+    assert "nothing would use it" in failure(capsys, *base)
+    separate = ["--cell", "tlstm", "--test", timed_csv(tmp_path / "test.csv", n=20)]
+    assert run_json(capsys, *base, *separate)["score"] > 0.9
+    renamed = tmp_path / "renamed.csv"
+    renamed.write_text(Path(path).read_text().replace("passed", "gap", 1))
+    assert "there is no column 'passed'" in failure(capsys, "predict", out, str(renamed))
+    want = run_json(capsys, "predict", out, path)["predictions"]
+    assert run_json(capsys, "predict", out, str(renamed), "--delta-t", "gap")["predictions"] == want
+    assert "needs a model that was trained with it" in failure(
+        capsys, "predict", out, path, "--missing", "observe"
+    )
+
+
+def test_wrong_times(tmp_path, capsys):
+    path = tmp_path / "d.csv"
+    base = ["train", str(path), *TIMED, "--out", str(tmp_path / "m"), "--cell", "tlstm", *QUICK]
+    timed_csv(path, n=4)
+    good = path.read_text()
+    path.write_text(good.replace("s1,50.02", "s1,-3", 1))
+    assert "delta_t is -3.0 at sequence 1, time step 2" in failure(capsys, *base)
+    path.write_text(good.replace("s1,50.02", "s1,", 1))
+    assert "delta_t" in failure(capsys, *base)
+    wide = _written(tmp_path / "wide.csv", b"t0,t1,answer\n1,2,a\n3,4,b\n")
+    message = failure(capsys, "train", str(wide), "--delta-t", "t0", "--target", "answer", "--out", "m")
+    assert "times need a table with an id column, or an npz file; got delta_t='t0'" in message
+
+
+def test_missing_values_and_times_of_npz_files(tmp_path, capsys):
+    path, out = tmp_path / "data.npz", str(tmp_path / "m.safetensors")
+    X, times = RNG.normal(size=(12, 5, 2)), RNG.uniform(0.0, 2.0, size=(12, 5))
+    X[RNG.random(X.shape) < 0.2] = np.nan
+    lengths = np.full(12, 4)
+    np.savez(path, X=X, y=np.arange(12) % 2, lengths=lengths, gaps=times)
+    base = ["train", str(path), "--out", out, *QUICK]
+    assert "NaN" in failure(capsys, *base)
+    assert "there is no array 'gap'" in failure(capsys, *base, "--missing", "observe", "--delta-t", "gap")
+    run_json(capsys, *base, "--missing", "observe", "--delta-t", "gaps")
+    predicted = run_json(capsys, "predict", out, str(path), "--proba")["predictions"]
+    expected = fastlstm.load(out).predict_proba(X, lengths, delta_t=times)
+    np.testing.assert_array_equal([[row["p(0)"], row["p(1)"]] for row in predicted], expected)
+
+
+def test_layers_are_connected_by_options(data, tmp_path, capsys):
+    out = str(tmp_path / "m.safetensors")
+    base = ["train", data, "--id", "who", "--target", "answer", "--out", out, *QUICK]
+    more = ["--num-layers", "2", "--residual", "--skip", "both", "--bidirectional", "--merge", "sum"]
+    run_json(capsys, *base, *more)
+    network = run_json(capsys, "info", out)["network"]
+    assert network["encoder_type"] == "Stack"
+    wanted = {"residual": True, "skip": "both", "merge": "sum", "num_layers": 2}
+    assert {name: network["encoder"][name] for name in wanted} == wanted
+    assert run_json(capsys, "predict", out, data)["n"] == 20
 
 
 def test_picture_of_a_training(data, tmp_path, capsys):

@@ -93,6 +93,34 @@ def test_ids_keep_the_order_of_appearance(write):
     assert data.y is None
 
 
+def test_times_of_a_long_table_follow_its_rows(write):
+    text = "id,t,gap,x\n1,5,3,10\n1,2,,20\n2,1,7,30\n1,4,2,40\n2,3,,50\n"
+    data = load_sequences(write("d.csv", text), id="id", time="t", delta_t="gap")
+    assert data.feature_names == ["x"]
+    assert [x.ravel().tolist() for x in data.X] == [[20.0, 40.0, 10.0], [30.0, 50.0]]
+    first, second = data.delta_t
+    assert first.tolist() == [0.0, 2.0, 3.0]
+    assert second[0] == 7.0
+    assert np.isnan(second[1])  # only a first step has no time before it
+    assert load_sequences(write("d.csv", text), id="id", features=["x"]).delta_t is None
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "X"),
+    [
+        ("id,a,b\n1,,2\n1,3,nan\n", {"id": "id"}, [[[np.nan, 2.0], [3.0, np.nan]]]),
+        ("a,b,c,d\n1,,3,\n,5,,\n", {}, [[[1.0], [np.nan], [3.0]], [[np.nan], [5.0]]]),
+    ],
+    ids=["long", "wide"],
+)
+def test_empty_cells_are_missing_values_where_these_are_allowed(write, text, options, X):
+    data = load_sequences(write("d.csv", text), allow_missing=True, **options)
+    for found, want in zip(data.X, X, strict=True):
+        np.testing.assert_array_equal(found, want)
+    with pytest.raises(ValueError, match="data row 2 has no value"):
+        load_sequences(write("d.csv", "a,b\n1,2\n,\n"), allow_missing=True)
+
+
 def test_wide_table_with_ragged_rows(write):
     data = load_sequences(write("wide.csv", "label,t0,t1,t2\na,1,2,3\nb,4,,\n"), target="label")
     assert [x.tolist() for x in data.X] == [[[1.0], [2.0], [3.0]], [[4.0]]]
@@ -154,6 +182,8 @@ def test_absent_target(write):
         ("a,b\n1,2\n", {"id": "c"}, "there is no column 'c'"),
         ("a,b\n1,2\n", {"id": "a", "time": "c"}, "there is no column 'c'"),
         ("a,b\n1,2\n", {"time": "a"}, "a time column needs an id column"),
+        ("a,b\n1,2\n", {"delta_t": "a"}, "times need a table with an id column, or an npz file"),
+        ("a,b\n1,2\n", {"id": "a", "delta_t": "c"}, "there is no column 'c'"),
         ("a,b\n1,2\n", {"features": ["z"]}, "there is no column 'z'"),
         ("a,b\n1,2\n", {"id": "a", "target": "b"}, "no column is left for the features"),
         ("a,b,x\n1,2,0\n1,3,0\n", {"id": "a", "target": "b"}, "the target changes within the sequence 1"),
@@ -220,6 +250,21 @@ def test_npz_with_another_target(tmp_path):
         load_sequences(path, target="z")
     with pytest.raises(ValueError, match="one array of targets"):
         load_sequences(path, target=["y", "z"])
+
+
+def test_npz_with_times_and_missing_values(tmp_path):
+    path = tmp_path / "data.npz"
+    X, gaps = np.array([[1.0, np.nan], [3.0, 4.0]]), np.array([[0.0, 2.0], [1.0, np.nan]])
+    np.savez(path, X=X, lengths=[2, 1], gaps=gaps, short=gaps[:1])
+    data = load_sequences(path, delta_t="gaps", allow_missing=True)
+    np.testing.assert_array_equal(data.X[0], [[1.0], [np.nan]])
+    assert [times.tolist() for times in data.delta_t] == [[0.0, 2.0], [1.0]]
+    with pytest.raises(ValueError, match="NaN"):
+        load_sequences(path)
+    with pytest.raises(ValueError, match="there is no array 'times'"):
+        load_sequences(path, delta_t="times", allow_missing=True)
+    with pytest.raises(ValueError, match=r"data\.npz: .*lengths"):
+        load_sequences(path, delta_t="short", allow_missing=True)
 
 
 def test_npz_errors(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastlstm.diagnostics import gradient_flow
-from fastlstm.layers import GRU, LSTM, RNN, forget_bias
+from fastlstm.layers import GRU, LSTM, RNN, Stack, forget_bias
 from fastlstm.losses import get_loss
 from fastlstm.network import SequenceNetwork
 from fastlstm.plotting import GradientFlowDisplay
@@ -55,7 +55,8 @@ def slopes_of_one(layer: Any, x: np.ndarray, lag: int, loss: Any) -> list[np.nda
             for step in (1e-6, -1e-6):
                 values[index] = kept + step
                 final = layer(x[None, at:], state)[1] if lag else state
-                sums.append(loss(final[0][-1, 0]))
+                end = layer.last_output(x, np.array([0]), np.array([len(x)]), final)
+                sums.append(loss(end[0]))
             values[index] = kept
             found[which][index] = (sums[0] - sums[1]) / 2e-6
     return found
@@ -102,6 +103,21 @@ def test_loss_of_a_network_is_that_of_its_head(loss: str | None, y: Any) -> None
 
     flow = gradient_flow(network, xs, y, loss=loss)
     check_against_slopes(flow, layer, xs, [loss_of(row) for row in range(3)])
+
+
+@pytest.mark.parametrize("options", [{}, {"residual": True}, {"residual": True, "skip": "both"}], ids=str)
+def test_stacks_with_connections(options: dict[str, Any]) -> None:
+    layer, xs = Stack(3, 3, 3, dtype="float64", random_state=0, dropout=0.5, **options), ragged()
+    flow = gradient_flow(layer, xs)
+    assert flow.layer_norms.shape == (9, 3)
+    size = layer.output_size
+    check_against_slopes(flow, layer, xs, [lambda y: y.sum() / np.sqrt(size)] * 3)
+    plain = gradient_flow(Stack(3, 3, 3, random_state=0), xs)
+    assert set(plain.gate_saturation) == set(flow.gate_saturation) == set("ifo")
+    network = SequenceNetwork(layer, 1, pooling="max", random_state=0)
+    flow = gradient_flow(network, xs, [0.5, -1.0, 2.0])
+    losses = [lambda y, t=t: np.sum((network.head(y[None]) - t) ** 2) for t in (0.5, -1.0, 2.0)]
+    check_against_slopes(flow, layer, xs, losses)
 
 
 def test_lag_zero_is_the_gradient_of_the_loss() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastlstm import LSTMClassifier, LSTMRegressor, Model, ModelFormatError, load
 from fastlstm.decision import Decision
-from fastlstm.layers import LSTM
+from fastlstm.layers import LSTM, Stack
 from fastlstm.model import Normalization
 from fastlstm.network import SequenceNetwork
 from fastlstm.sequences import as_sequences
@@ -21,8 +21,12 @@ RNG = np.random.default_rng(7)
 X = [RNG.normal(5.0, 3.0, size=(length, 3)) for length in (4, 1, 6, 3, 5, 2)]
 
 
+DEEP = {"num_layers": 3, "residual": True, "skip": "both"}
+
+
 def make_network(n_outputs, dtype="float32", **options):
-    encoder = LSTM(3, 4, dtype=dtype, random_state=0, **options)
+    make = Stack if options.keys() & {"residual", "skip", "merge"} else LSTM
+    encoder = make(3, 4, dtype=dtype, random_state=0, **options)
     return SequenceNetwork(encoder, n_outputs, random_state=0)
 
 
@@ -68,7 +72,17 @@ def test_bool_labels(path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"cell": "rnn"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 2, "bidirectional": True},
+        {"cell": "rnn"},
+        DEEP,
+        {"num_layers": 2, "bidirectional": True, "merge": "sum"},
+    ],
+    ids=str,
+)
 def test_saving_changes_no_bit(dtype, options, path):
     model = Model(make_network(2, dtype, **options), Decision("regression", n_targets=2, flat=False))
     model.save(path)
@@ -179,9 +193,10 @@ def test_parts_that_do_not_fit():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("normalization", [None, Normalization([4, 5, 6], [1, 2, 3])])
-def test_stream_gives_what_predict_gives(normalization, dtype):
+@pytest.mark.parametrize("options", [{}, DEEP], ids=str)
+def test_stream_gives_what_predict_gives(options, normalization, dtype):
     decision = Decision("regression", n_targets=2, flat=False)
-    model = Model(make_network(2, dtype), decision, normalization=normalization)
+    model = Model(make_network(2, dtype, **options), decision, normalization=normalization)
     stream = model.stream(2)
     x = np.stack([X[2], X[2][::-1]])
     for step in range(x.shape[1]):
@@ -200,10 +215,12 @@ def test_stream_refuses_other_steps(x_t):
         stream.step(x_t)
 
 
-def test_loading_imports_numpy_only(path):
-    make_model().save(path)
+@pytest.mark.parametrize("options", [{}, DEEP], ids=str)
+def test_loading_imports_numpy_only(options, path):
+    Model(make_network(3, **options), Decision("multiclass", np.array(["a", "b", "c"]))).save(path)
     program = (
         "import sys, fastlstm; model = fastlstm.load(sys.argv[1]); model.predict([[[1.0, 2.0, 3.0]]]); "
+        "model.stream().step([[1.0, 2.0, 3.0]]); "
         "print(sorted({'sklearn', 'scipy', 'pandas', 'matplotlib', 'safetensors'} & set(sys.modules)))"
     )
     run = subprocess.run(
@@ -293,6 +310,26 @@ def test_defects_are_refused(name, path):
     with pytest.raises(ModelFormatError, match=message) as caught:
         load(changed(path, **change))
     assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"skip": "all"}, "skip must be None"),
+        ({"merge": "sum"}, "bidirectional=True"),
+        ({"skip": "input"}, "weight_ih_l1' of shape .* does not fit"),
+        ({"skip": "output"}, "head.weight' of shape .* does not fit"),
+    ],
+)
+def test_stacks_that_do_not_fit_their_weights_are_refused(change, message, path):
+    Model(make_network(1, num_layers=3, residual=True), Decision("regression")).save(path)
+    stored, texts = read_safetensors(path)
+    stored["network.encoder.weight_ih_l1"] = np.zeros((16, 2), np.float32)
+    network = json.loads(texts["network"])
+    network["encoder"] |= change
+    write_safetensors(path, stored, {**texts, "network": json.dumps(network)})
+    with pytest.raises(ModelFormatError, match=message):
+        load(path)
 
 
 def test_nonfinite_weights_on_request(path):

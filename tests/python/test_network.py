@@ -11,7 +11,7 @@ import pytest
 
 from fastlstm import as_sequences
 from fastlstm import network as network_module
-from fastlstm.layers import LSTM, RNN
+from fastlstm.layers import LSTM, RNN, Stack
 from fastlstm.losses import get_loss
 from fastlstm.network import POOLINGS, SequenceNetwork
 
@@ -24,11 +24,22 @@ def make_sequences(n: int = 9, n_features: int = 3, dtype: str = "float64", long
 
 def make_network(pooling: str = "last", *, n_outputs: int = 2, head_dropout: float = 0.0, **layer):
     layer = {"dtype": "float64", "random_state": 0, **layer}
-    encoder = LSTM(3, 5, layer.pop("num_layers", 1), **layer)
+    make = Stack if layer.keys() & {"residual", "skip", "merge"} else LSTM
+    encoder = make(3, 5, layer.pop("num_layers", 1), **layer)
     return SequenceNetwork(encoder, n_outputs, pooling=pooling, head_dropout=head_dropout, random_state=1)
 
 
-STRUCTURES = [{}, {"num_layers": 2}, {"bidirectional": True}, {"num_layers": 2, "bidirectional": True}]
+STACKS = [
+    {"num_layers": 2, "residual": True, "skip": "both"},
+    {"num_layers": 3, "bidirectional": True, "merge": "sum", "skip": "output"},
+]
+STRUCTURES = [
+    {},
+    {"num_layers": 2},
+    {"bidirectional": True},
+    {"num_layers": 2, "bidirectional": True},
+    *STACKS,
+]
 
 
 @pytest.mark.parametrize("structure", STRUCTURES, ids=str)
@@ -74,6 +85,20 @@ def test_outputs_follow_the_definition_of_the_pooling(pooling: str, bidirectiona
         pooled = {"mean": y.mean(axis=0), "max": y.max(axis=0), "last": y[-1].copy()}[pooling]
         if pooling == "last" and bidirectional:
             pooled[5:] = y[0, 5:]
+        np.testing.assert_allclose(outputs[i], weight @ pooled + bias, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("structure", STACKS, ids=str)
+def test_outputs_of_a_stack_follow_the_definition_of_the_pooling(structure: dict, pooling: str) -> None:
+    network, seqs = make_network(pooling, **structure), make_sequences()
+    outputs = network.predict(seqs)
+    weight, bias = network.parameters["head.weight"], network.parameters["head.bias"]
+    for i, sequence in enumerate(seqs):
+        y, (h, _) = network.encoder(sequence[None])
+        pooled = {"mean": y[0].mean(axis=0), "max": y[0].max(axis=0), "last": y[0, -1]}[pooling]
+        if pooling == "last" and network.encoder.bidirectional:
+            pooled = (h[::2, 0] + h[1::2, 0]).ravel()
         np.testing.assert_allclose(outputs[i], weight @ pooled + bias, rtol=1e-12, atol=1e-14)
 
 
@@ -169,8 +194,9 @@ def test_head_dropout_is_a_function_of_the_key_and_absent_in_inference() -> None
 
 
 @pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))])
-def test_copies_are_equal_and_independent(make_copy) -> None:
-    network, seqs = make_network("mean", num_layers=2, bidirectional=True), make_sequences()
+@pytest.mark.parametrize("structure", STRUCTURES[3:], ids=str)
+def test_copies_are_equal_and_independent(structure: dict, make_copy) -> None:
+    network, seqs = make_network("mean", **structure), make_sequences()
     targets, index, loss = np.zeros((9, 2)), np.arange(9), get_loss("squared")
     expected = network.predict(seqs)
     value = network.loss_and_gradient(seqs, index, loss, targets, None, 0)
@@ -196,12 +222,29 @@ def test_configuration_makes_the_same_structure(cell: str) -> None:
     assert "SequenceNetwork" in repr(network)
 
 
+@pytest.mark.parametrize("structure", STACKS, ids=str)
+def test_a_configuration_says_that_the_encoder_is_a_stack(structure: dict) -> None:
+    network = make_network("max", **structure)
+    config = json.loads(json.dumps(network.get_config()))
+    assert config["encoder_type"] == "Stack"
+    again = SequenceNetwork.from_config(config)
+    assert again.get_config() == network.get_config()
+    again.load_parameters(network.parameters)
+    np.testing.assert_array_equal(again.predict(make_sequences()), network.predict(make_sequences()))
+
+
+def test_configurations_of_plain_encoders_have_the_keys_they_always_had() -> None:
+    assert set(make_network().get_config()) == {"encoder", "n_outputs", "pooling", "head_dropout"}
+
+
 def test_wrong_configurations_are_refused() -> None:
     config = make_network().get_config()
     with pytest.raises(ValueError, match=r"unknown entries \['size'\]"):
         SequenceNetwork.from_config({**config, "size": 3})
     with pytest.raises(ValueError, match=r"missing \['encoder'\]"):
         SequenceNetwork.from_config({"n_outputs": 3})
+    with pytest.raises(ValueError, match="encoder_type must be one of LSTM, Stack; got 'Dense'"):
+        SequenceNetwork.from_config({**config, "encoder_type": "Dense"})
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,15 @@ class SequenceData:
     feature_names : list of str
     ids : list
         What names each sequence in the file; its position where nothing does.
+    delta_t : list of ndarray of shape (n_steps,), float64, or None
+        Time since the step before, where the reader was told where it stands.
     """
 
     X: list[NDArray[np.float64]]
     y: NDArray[Any] | None
     feature_names: list[str]
     ids: list[Any] = field(default_factory=list)
+    delta_t: list[NDArray[np.float64]] | None = None
 
     def __post_init__(self) -> None:
         if not self.ids:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fastlstm.datasets._data import SequenceData
 from fastlstm.datasets._ts import load_ts
-from fastlstm.sequences import as_sequences
+from fastlstm.sequences import Sequences, as_sequences, as_times
 
 Table = dict[str, NDArray[Any]]
 Result = TypeVar("Result")
@@ -35,7 +35,9 @@ def load_sequences(
     target: str | Sequence[str] | None = None,
     id: str | None = None,
     time: str | None = None,
+    delta_t: str | None = None,
     features: Sequence[str] | None = None,
+    allow_missing: bool = False,
     require_target: bool = True,
 ) -> SequenceData:
     r"""Read sequences, and what is to be predicted from them, from a file.
@@ -51,8 +53,14 @@ def load_sequences(
         one row a time step; without it in the wide form, one row a sequence.
     time : str, optional
         Column by which the rows of a sequence are sorted (long form); by default their order in the file.
+    delta_t : str, optional
+        Column of the times since the step before, at least 0 (long form), or name of the array of them (npz). That
+        of a first step may be an empty cell, which counts as 0.
     features : list of str, optional
         Columns to use; by default all others.
+    allow_missing : bool, default False
+        Whether empty cells and NaN are values that were not observed, read as NaN; in the wide form, empty cells
+        before the last value.
     require_target : bool, default True
         Whether it is an error if the target is not in the file.
 
@@ -77,10 +85,14 @@ def load_sequences(
     path = Path(path)
     kind = path.suffix.lower()
     targets = [target] if isinstance(target, str) else list(target or ())
+    if delta_t is not None and kind != ".npz" and (id is None or kind == ".ts"):
+        raise ValueError(
+            f"{path}: times need a table with an id column, or an npz file; got delta_t={delta_t!r}"
+        )
     if kind == ".ts":
         return load_ts(path)
     if kind == ".npz":
-        return _with_source(path, _from_npz, path, targets, require_target)
+        return _with_source(path, _from_npz, path, targets, delta_t, allow_missing, require_target)
     if kind not in _TABLES:
         known = ", ".join([*_TABLES, ".npz", ".ts"])
         raise ValueError(f"{path}: unknown kind of file {kind!r}; expected one of {known}")
@@ -89,8 +101,8 @@ def load_sequences(
     if id is None:
         if time is not None:
             raise ValueError("a time column needs an id column: without one each row is a whole sequence")
-        return _with_source(path, _wide, table, targets, features)
-    return _with_source(path, _long, table, targets, id, time, features)
+        return _with_source(path, _wide, table, targets, features, allow_missing)
+    return _with_source(path, _long, table, targets, id, time, delta_t, features, allow_missing)
 
 
 def _with_source(path: Path, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -199,7 +211,9 @@ def _answers(table: Table, targets: Sequence[str]) -> NDArray[Any] | None:
     return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
 
 
-def _wide(table: Table, targets: Sequence[str], features: Sequence[str] | None) -> SequenceData:
+def _wide(
+    table: Table, targets: Sequence[str], features: Sequence[str] | None, allow_missing: bool
+) -> SequenceData:
     """Each row is one univariate sequence; empty cells at its end make it shorter."""
     names = list(features) if features else [name for name in table if name not in targets]
     if not names:
@@ -210,7 +224,7 @@ def _wide(table: Table, targets: Sequence[str], features: Sequence[str] | None) 
     real = ~np.isnan(values)
     lengths = values.shape[1] - np.argmax(real[:, ::-1], axis=1)
     for row, length in enumerate(lengths):
-        if not real[row, :length].all():
+        if not (real[row].any() if allow_missing else real[row, :length].all()):
             where = "has no value" if not real[row].any() else "has an empty cell before its last value"
             raise ValueError(f"data row {row + 1} {where}")
     X = [row[:length, None] for row, length in zip(values, lengths, strict=True)]
@@ -218,17 +232,24 @@ def _wide(table: Table, targets: Sequence[str], features: Sequence[str] | None) 
 
 
 def _long(
-    table: Table, targets: Sequence[str], id: str, time: str | None, features: Sequence[str] | None
+    table: Table,
+    targets: Sequence[str],
+    id: str,
+    time: str | None,
+    delta_t: str | None,
+    features: Sequence[str] | None,
+    allow_missing: bool,
 ) -> SequenceData:
     """Each row is one time step of the sequence that its id names; sequences in order of appearance."""
-    reserved = {id, time, *targets}
+    reserved = {id, time, delta_t, *targets}
     names = list(features) if features else [name for name in table if name not in reserved]
     if not names:
         raise ValueError("no column is left for the features")
     ids = _typed(_column(table, id))
     if not len(ids):
         raise ValueError("there is no data row")
-    values = np.stack([_numbers(table, name) for name in names], axis=1)
+    empty_as = np.nan if allow_missing else None
+    values = np.stack([_numbers(table, name, empty_as) for name in names], axis=1)
     _, first_rows, group = np.unique(ids, return_index=True, return_inverse=True)
     moment = np.arange(len(ids)) if time is None else _typed(_column(table, time))
     order = np.lexsort((moment, first_rows[group]))
@@ -238,7 +259,12 @@ def _long(
     y = _answers(table, targets)
     if y is not None:
         y = _constant(y[order], starts, ids[order])
-    return SequenceData(X, y, names, ids[order][starts].tolist())
+    times = None
+    if delta_t is not None:
+        passed = _numbers(table, delta_t, empty_as=np.nan)[order]
+        passed[starts] = np.where(np.isnan(passed[starts]), 0.0, passed[starts])
+        times = np.split(passed, starts[1:])
+    return SequenceData(X, y, names, ids[order][starts].tolist(), times)
 
 
 def _constant(y: NDArray[Any], starts: NDArray[np.intp], ids: NDArray[Any]) -> NDArray[Any]:
@@ -256,8 +282,10 @@ def _constant(y: NDArray[Any], starts: NDArray[np.intp], ids: NDArray[Any]) -> N
 # ------------------------------------------------------------------------------------------- arrays
 
 
-def _from_npz(path: Path, targets: Sequence[str], require_target: bool) -> SequenceData:
-    """Arrays X (n, T) or (n, T, F), lengths (n,) if X is padded, and y (n,) or (n, n_targets)."""
+def _from_npz(
+    path: Path, targets: Sequence[str], delta_t: str | None, allow_missing: bool, require_target: bool
+) -> SequenceData:
+    """Arrays X (n, T) or (n, T, F), lengths (n,) if X is padded, y (n,) or (n, n_targets), and times (n, T)."""
     if len(targets) > 1:
         raise ValueError("an npz file has one array of targets, which may have several columns")
     name = targets[0] if targets else "y"
@@ -266,10 +294,22 @@ def _from_npz(path: Path, targets: Sequence[str], require_target: bool) -> Seque
         raise ValueError("there is no array 'X'")
     if y is None and require_target and targets:
         raise ValueError(f"there is no array {name!r}")
-    sequences = as_sequences(X, lengths, dtype=np.float64)
+    sequences = as_sequences(X, lengths, dtype=np.float64, allow_nan=allow_missing)
     if y is not None and len(y) != len(sequences):
         raise ValueError(f"{name!r} has {len(y)} rows and X {len(sequences)} sequences")
-    return SequenceData(list(sequences), y, [f"feature_{index}" for index in range(sequences.n_features)])
+    names = [f"feature_{index}" for index in range(sequences.n_features)]
+    return SequenceData(list(sequences), y, names, delta_t=_npz_times(path, delta_t, sequences, lengths))
+
+
+def _npz_times(
+    path: Path, name: str | None, sequences: Sequences, lengths: Any
+) -> list[NDArray[np.float64]] | None:
+    if name is None:
+        return None
+    times = _array(path, name)
+    if times is None:
+        raise ValueError(f"there is no array {name!r}")
+    return [own[:, 0] for own in as_times(times, sequences, lengths, name=name)]
 
 
 def _array(path: Path, key: str) -> NDArray[Any] | None:

@@ -40,7 +40,8 @@ from fastlstm.estimators._params import (
     check_parameters,
 )
 from fastlstm.inputs import Normalization, Preparation, fit_missing, read
-from fastlstm.layers import LSTM
+from fastlstm.layers import LSTM, Stack
+from fastlstm.layers._connections import MERGES, SKIPS
 from fastlstm.layers.recurrent import CELLS
 from fastlstm.losses import Loss
 from fastlstm.missing import MissingValues
@@ -55,9 +56,7 @@ if TYPE_CHECKING:
     from fastlstm.trainer import History
 
 _DTYPES = {"float32": np.float32, "float64": np.float64}
-_ARCHITECTURE = (
-    "hidden_size",
-    "num_layers",
+_LAYER_OPTIONS = (
     "cell",
     "cell_activation",
     "time_decay",
@@ -73,6 +72,13 @@ _ARCHITECTURE = (
     "weight_dropout",
     "weight_noise",
     "checkpoint_every",
+)
+_UNCONNECTED = {"residual": False, "skip": None, "merge": "concat"}
+_ARCHITECTURE = (
+    "hidden_size",
+    "num_layers",
+    *_LAYER_OPTIONS,
+    *_UNCONNECTED,
     "pooling",
     "missing",
     "precision",
@@ -92,6 +98,9 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "learn_initial_state": (Boolean(),),
     "truncated": (Boolean(),),
     "bidirectional": (Boolean(),),
+    "residual": (Boolean(),),
+    "skip": (Choice(tuple(skip for skip in SKIPS if skip)), Nothing()),
+    "merge": (Choice(MERGES),),
     "dropout": (_SHARE,),
     "recurrent_dropout": (_SHARE,),
     "zoneout": (_SHARE, Instance((list, tuple), "a pair of floats")),
@@ -267,30 +276,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         if self.missing == "observe":
             self._missing_values, self._normalization = fit_missing(train.seqs, train.times, train.weights)
             n_inputs = self._missing_values.n_inputs
-        encoder = LSTM(
-            n_inputs,
-            self.hidden_size,
-            self.num_layers,
-            cell=self.cell,
-            cell_activation=self.cell_activation,
-            time_decay=self.time_decay,
-            cells_per_block=self.cells_per_block,
-            proj_size=self.proj_size,
-            layer_norm=self.layer_norm,
-            learn_initial_state=self.learn_initial_state,
-            truncated=self.truncated,
-            bidirectional=self.bidirectional,
-            dropout=self.dropout if self.num_layers > 1 else 0.0,
-            recurrent_dropout=self.recurrent_dropout,
-            zoneout=self.zoneout,
-            weight_dropout=self.weight_dropout,
-            weight_noise=self.weight_noise,
-            checkpoint_every=self.checkpoint_every,
-            dtype=self.precision,
-            random_state=rng,
-        )
         self.network_ = SequenceNetwork(
-            encoder,
+            self._encoder(n_inputs, rng),
             decision.n_outputs,
             pooling=self.pooling,
             head_dropout=self.dropout,
@@ -304,6 +291,17 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         self.t_ = 0
         self.loss_curve_: list[float] = []
         self.validation_scores_: list[float] | None = None
+
+    def _encoder(self, n_inputs: int, rng: np.random.Generator) -> LSTM | Stack:
+        """New recurrent layers; a plain stack, unless the parameters connect them further."""
+        options = {name: getattr(self, name) for name in _LAYER_OPTIONS}
+        options |= {"dtype": self.precision, "random_state": rng}
+        if self.num_layers == 1:
+            options["dropout"] = 0.0
+        connections = {name: getattr(self, name) for name in _UNCONNECTED}
+        if connections == _UNCONNECTED:
+            return LSTM(n_inputs, self.hidden_size, self.num_layers, **options)
+        return Stack(n_inputs, self.hidden_size, self.num_layers, **connections, **options)
 
     def _check_architecture(self) -> None:
         """Raise ValueError if the network to continue with is not the one that the parameters describe."""

@@ -66,6 +66,13 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         Whether errors stop at the net inputs of gates and cells, as in the training of 1997.
     bidirectional : bool, default=False
         Whether a second network reads each sequence from its end (Graves & Schmidhuber 2005).
+    residual : bool, default=False
+        Whether the input of each layer is added to its output: of all layers but the first, and of the first
+        where the sizes agree (He et al. 2016; Wu et al. 2016).
+    skip : {None, "input", "output", "both"}, default=None
+        Connections from the input to every layer, from every layer to the output, or both (Graves 2013).
+    merge : {"concat", "sum"}, default="concat"
+        How the outputs of two directions become one; ``"sum"`` goes with `bidirectional`.
     dropout : float, default=0.0
         Share of the outputs of each layer that is zeroed during training.
     recurrent_dropout : float, default=0.0
@@ -84,7 +91,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         sequences take a fraction of the memory and one more forward pass. About the square root of the length
         needs least (Chen et al. 2016). Not with `bidirectional`. None: keep everything.
     pooling : {"last", "mean", "max"}, default="last"
-        What the output layer sees: the final hidden state, or the mean or maximum over time.
+        What the output layer sees: the output after all steps, or the mean or maximum over time.
     missing : {"error", "observe"}, default="error"
         NaN in `X` is an error, or a value that was not observed. The network then sees, standardised, three
         numbers for each feature: its last observed value (before the first: its mean in the training
@@ -196,6 +203,9 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         learn_initial_state: bool = False,
         truncated: bool = False,
         bidirectional: bool = False,
+        residual: bool = False,
+        skip: str | None = None,
+        merge: str = "concat",
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
         zoneout: float | tuple[float, float] = 0.0,
@@ -238,6 +248,9 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         self.learn_initial_state = learn_initial_state
         self.truncated = truncated
         self.bidirectional = bidirectional
+        self.residual = residual
+        self.skip = skip
+        self.merge = merge
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
         self.zoneout = zoneout

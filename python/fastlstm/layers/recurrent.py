@@ -320,6 +320,7 @@ class LSTM(Parameterized):
         self.n_threads = 0
         self._expects = False  # whether training calls take the expectation of zoneout
         self._lock = threading.Lock()
+        self._dstate_buffer: np.ndarray | None = None
         self._core = _core.Recurrent(
             _IDENTITY[cell] if cell_activation == "identity" else cell,
             self.input_size,
@@ -930,14 +931,17 @@ class LSTM(Parameterized):
         want_y: bool = True,
         state: Sequence[np.ndarray | None] | None = None,
         decay: np.ndarray | None = None,
+        takes: np.ndarray | None = None,
     ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
         """Inference on rows of `values` (rows, input_size): sequence b is `lengths[b]` rows from `starts[b]`.
 
         `decay` (rows,) holds :meth:`time_weights` of the elapsed times, for a cell that takes them; None: no time
-        passes. Returns y (sum(lengths), output_size), sequence after sequence (or None), and the final state.
+        passes. `takes` (places, B, 1) says which sequences start from `state`, where others start from learned
+        states; None: all. Returns y (sum(lengths), output_size), sequence after sequence (or None), and the final
+        state.
         """
         y, y_starts, final = self._outputs(lengths, want_y)
-        state = self._start(state, len(lengths), None)
+        state = self._start(state, len(lengths), None, takes)
         self.packed_core().forward(
             values, starts, lengths, y, y_starts, state, final, None, 0, self.n_threads, decay
         )
@@ -953,6 +957,7 @@ class LSTM(Parameterized):
         tape: Tape | None = None,
         rng_key: int = 0,
         decay: np.ndarray | None = None,
+        takes: np.ndarray | None = None,
     ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...], Tape]:
         """As :meth:`run`, with dropout and a tape (the given one is reused)."""
         y, y_starts, final = self._outputs(lengths, want_y)
@@ -961,7 +966,7 @@ class LSTM(Parameterized):
         tape.segments = None
         tape.y_starts = np.cumsum(lengths) - lengths if y_starts is None else y_starts
         core = self._training_core(tape, rng_key)
-        state = self._start(state, len(lengths), tape)
+        state = self._start(state, len(lengths), tape, takes)
         self._core_forward(tape, core, values, starts, lengths, y, y_starts, state, final, rng_key, decay)
         return y, final, tape
 
@@ -972,14 +977,19 @@ class LSTM(Parameterized):
         dstate: Sequence[np.ndarray | None] | None = None,
         want_dx: bool = False,
         want_dstate: bool = False,
+        *,
+        d_last: np.ndarray | None = None,
     ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...] | None]:
         """Write the gradients of :meth:`run_training`'s call to :attr:`flat_grads`.
 
-        dy is (sum(lengths), output_size) as y; dx comes back as (sum(lengths), input_size) if wanted.
+        dy is (sum(lengths), output_size) as y, `d_last` the gradient of :meth:`last_output` in place of `dstate`; dx
+        comes back as (sum(lengths), input_size) if wanted.
         """
         self._check_version(tape)
         self._check_trains()
         n = len(tape.lengths)
+        if d_last is not None:
+            dstate = self.dstate_of_last(d_last)
         dx = np.empty((int(tape.lengths.sum()), self.input_size), self.dtype) if want_dx else None
         dinitial = None
         if want_dstate:
@@ -999,6 +1009,29 @@ class LSTM(Parameterized):
     def _check_trains(self) -> None:
         if self.precision == "int8":
             raise ValueError("precision 'int8' is for inference: its rounded weights have no gradient")
+
+    def last_output(
+        self, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray, final: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        """Output of each direction after all the steps that it reads, (B, output_size): the final h of the top layer.
+
+        Of a run with these arguments, whose final state is `final`; what it read is for layers that pass it on.
+        """
+        h = final[0]
+        return np.concatenate((h[-2], h[-1]), axis=1) if self.bidirectional else h[-1]
+
+    def dstate_of_last(self, d_last: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        """Gradient of the final states where that of :meth:`last_output` is `d_last`; reuses one buffer."""
+        shape = (self.num_layers * self.directions, len(d_last), self.recurrent_size)
+        buffer = self._dstate_buffer
+        if buffer is None or buffer.shape != shape:
+            buffer = self._dstate_buffer = np.zeros(shape, self.dtype)
+        if self.bidirectional:
+            buffer[-2] = d_last[:, : self.recurrent_size]
+            buffer[-1] = d_last[:, self.recurrent_size :]
+        else:
+            buffer[-1] = d_last
+        return (buffer, *[None] * (len(self.state_names) - 1))
 
     def _check_version(self, tape: Tape) -> None:
         if tape.version != self._version:

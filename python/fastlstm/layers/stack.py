@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from fastlstm.layers._connections import MERGES, SKIPS, Connections
 from fastlstm.layers._parameters import (
     Parameterized,
     as_fraction,
@@ -15,27 +16,26 @@ from fastlstm.layers._parameters import (
     as_real_array,
     as_size,
 )
+from fastlstm.layers._segments import Segments, as_resets
 from fastlstm.layers.recurrent import LSTM, Tape
 
 __all__ = ["Stack", "StackTape"]
 
-_SKIPS = (None, "input", "output", "both")
-_MERGES = ("concat", "sum")
 _KEYS = 1 << 63
 
 
 class StackTape:
-    """What a training forward pass of a :class:`Stack` leaves for one backward pass."""
+    """What a training forward pass of a :class:`Stack` leaves for the backward pass. Reusable."""
 
-    __slots__ = ("factors", "lengths", "owner", "starts", "tapes", "x_shape")
+    __slots__ = ("factors", "lengths", "owner", "real", "segments", "tapes")
 
-    def __init__(
-        self, owner: Stack, starts: np.ndarray, lengths: np.ndarray, x_shape: tuple[int, ...]
-    ) -> None:
-        self.owner: Stack | None = owner
-        self.starts, self.lengths, self.x_shape = starts, lengths, x_shape
-        self.tapes: list[Tape] = []
+    def __init__(self, n_layers: int) -> None:
+        self.tapes = [Tape() for _ in range(n_layers)]
         self.factors: list[np.ndarray | None] = []  # of the dropout of each layer's input, by row
+        self.lengths: np.ndarray  # rows of each sequence, or of each segment of one
+        self.owner: Stack | None = None  # of a call on padded batches, until its backward call
+        self.real: np.ndarray | None = None  # of that call: which steps of (batch, time) are rows
+        self.segments: Segments | None = None
 
 
 class Stack(Parameterized):
@@ -114,9 +114,9 @@ class Stack(Parameterized):
         random_state: Any = None,
         **options: Any,
     ) -> None:
-        if skip not in _SKIPS:
+        if skip not in SKIPS:
             raise ValueError(f"skip must be None, 'input', 'output' or 'both', got {skip!r}")
-        if merge not in _MERGES:
+        if merge not in MERGES:
             raise ValueError(f"merge must be 'concat' or 'sum', got {merge!r}")
         if merge == "sum" and not bidirectional:
             raise ValueError("merge='sum' goes with bidirectional=True: there is one direction to sum")
@@ -125,22 +125,30 @@ class Stack(Parameterized):
         self.residual, self.skip, self.merge = bool(residual), skip, merge
         self.bidirectional = bool(bidirectional)
         self.dropout = as_fraction(dropout, "dropout")
-        self._options = options
-        random, layers, below = as_generator(random_state), [], self.input_size
+        options |= {
+            "bidirectional": self.bidirectional,
+            "dtype": dtype,
+            "random_state": as_generator(random_state),
+        }
+        layers, below = [], self.input_size
         for level in range(self.num_layers):
             width = below + (self.input_size if level and skip in ("input", "both") else 0)
-            settings = {
-                "bidirectional": self.bidirectional,
-                "dtype": dtype,
-                "random_state": random,
-                **options,
-            }
-            layers.append(LSTM(width, hidden_size, **settings))
+            layers.append(LSTM(width, hidden_size, **options))
             below = layers[-1].output_size // (2 if merge == "sum" else 1)
-        self.layers = tuple(layers)
-        self.hidden_size, self.dtype = layers[0].hidden_size, layers[0].dtype
-        self._level_size = below
-        self.output_size = below * (self.num_layers if skip in ("output", "both") else 1)
+        self.layers, first = tuple(layers), layers[0]
+        self.hidden_size, self.recurrent_size = first.hidden_size, first.recurrent_size
+        self.cell, self.time_decay, self.dtype = first.cell, first.time_decay, first.dtype
+        self.directions, self.learn_initial_state = first.directions, first.learn_initial_state
+        self.connections = Connections(
+            self.residual,
+            skip,
+            merge,
+            self.num_layers,
+            self.directions,
+            self.input_size,
+            first.output_size // self.directions,
+        )
+        self.output_size = below * self.connections.n_shown
         self.parameter_shapes = [
             (name.replace("_l0", f"_l{level}"), shape)
             for level, layer in enumerate(layers)
@@ -175,17 +183,32 @@ class Stack(Parameterized):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, JSON-able."""
         return {
-            **self._options,
+            **self.layers[0].get_config(),
             "input_size": self.input_size,
-            "hidden_size": self.hidden_size,
             "num_layers": self.num_layers,
             "residual": self.residual,
             "skip": self.skip,
             "merge": self.merge,
-            "bidirectional": self.bidirectional,
             "dropout": self.dropout,
-            "dtype": self.dtype.name,
         }
+
+    def without_noise(self, dtype: Any = None) -> Stack:
+        """As :meth:`LSTM.without_noise`: copy whose training calls compute what inference does."""
+        config = {**self.get_config(), "dropout": 0.0, "dtype": self.dtype.name if dtype is None else dtype}
+        twin = Stack.from_config(config)
+        twin.load_parameters(self.parameters)
+        twin.layers = tuple(layer.without_noise(dtype) for layer in self.layers)
+        twin._bind_layers()
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "n_threads": self.n_threads}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.n_threads = state["n_threads"]
+
+    # ---- what the layers have in common ----
 
     @property
     def n_threads(self) -> int:
@@ -202,105 +225,183 @@ class Stack(Parameterized):
         """Names of the states in the order of state tuples."""
         return self.layers[0].state_names
 
-    # ---- what connects the layers ----
+    def gates_of(self, name: str) -> str:
+        """Gates, by letter, of the row blocks of a parameter, as :meth:`LSTM.gates_of`."""
+        return self.layers[0].gates_of(name)
 
-    def _adds(self, level: int) -> bool:
-        """Whether a layer's input is added to its output."""
-        return self.residual and (level > 0 or self.input_size == self._level_size)
+    @property
+    def takes_time(self) -> bool:
+        """Whether the cell has a use for elapsed times."""
+        return self.layers[0].takes_time
 
-    def _merged(self, y: np.ndarray) -> np.ndarray:
-        return y[:, : self._level_size] + y[:, self._level_size :] if self.merge == "sum" else y
+    def check_takes_time(self) -> None:
+        """Raise ValueError if the cell has no use for elapsed times."""
+        self.layers[0].check_takes_time()
 
-    def _states_of(self, state: Sequence[np.ndarray | None] | None, level: int) -> Any:
-        """Those of one layer, views."""
-        ways = self.layers[0].directions
-        rows = slice(level * ways, (level + 1) * ways)
-        if state is None:
-            return None
-        return tuple(None if s is None else np.ascontiguousarray(s[rows]) for s in state)
+    def time_weights(self, delta_t: np.ndarray) -> np.ndarray:
+        """g of elapsed times that are at least 0, in the layer's dtype."""
+        return self.layers[0].time_weights(delta_t)
 
-    def _factor(self, level: int, lengths: np.ndarray, rng_key: int) -> np.ndarray | None:
-        """Dropout factors of the rows that a layer gets from the one below."""
+    def initial_state(self, n: int) -> tuple[np.ndarray, ...]:
+        """States of `n` new sequences, (num_layers * directions, n, size) each: zero, or the learned ones."""
+        return _joined(layer.initial_state(n) for layer in self.layers)
+
+    def empty_states(self, n: int) -> tuple[np.ndarray, ...]:
+        """Uninitialised arrays for the states of `n` sequences, (num_layers * directions, n, size) each."""
+        return _joined(layer.empty_states(n) for layer in self.layers)
+
+    def states_of(self, state: Sequence[np.ndarray | None] | None, level: int) -> Any:
+        """Views of the states of one layer."""
+        rows = slice(level * self.directions, (level + 1) * self.directions)
+        return None if state is None else tuple(None if s is None else s[rows] for s in state)
+
+    def _dropped(self, level: int, x: np.ndarray, tape: StackTape, rng_key: int) -> np.ndarray:
+        """What dropout leaves of the output of the layer below; its factors go to the tape."""
         if not self.dropout or not level:
-            return None
+            tape.factors.append(None)
+            return x
         random = np.random.Generator(np.random.Philox(key=_key(rng_key, level) + (2 << 64)))
-        kept = random.random((len(lengths), self._level_size), np.float32) >= self.dropout
+        kept = random.random((len(tape.lengths), self.connections.size), np.float32) >= self.dropout
         factor = kept.astype(self.dtype) * self.dtype.type(1.0 / (1.0 - self.dropout))
-        return np.repeat(factor, lengths, axis=0)
+        tape.factors.append(np.repeat(factor, tape.lengths, axis=0))
+        return x * tape.factors[-1]
 
-    # ---- rows ----
+    # ---- ragged rows: what networks use; arguments are not checked beyond memory safety ----
 
     def _run(
         self,
         rows: np.ndarray,
         lengths: np.ndarray,
+        want_y: bool,
         state: Any,
         decay: np.ndarray | None,
-        tape: StackTape | None,
-        rng_key: int,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        tape: StackTape | None = None,
+        rng_key: int = 0,
+        takes: np.ndarray | None = None,
+    ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
         """Output (rows, output_size) and final states for sequences that follow each other in `rows`."""
         starts = np.cumsum(lengths) - lengths
-        x, outputs, finals = rows, [], []
+        outputs: list[np.ndarray] = []
+        finals: list[tuple[np.ndarray, ...]] = []
+        if tape is not None:
+            tape.lengths, tape.factors = lengths, []
+        x = rows
         for level, layer in enumerate(self.layers):
-            z = x
-            if tape is not None:
-                factor = self._factor(level, lengths, rng_key)
-                tape.factors.append(factor)
-                z = x if factor is None else x * factor
-            if level and self.skip in ("input", "both"):
-                z = np.concatenate((z, rows), axis=1)
-            given = self._states_of(state, level)
+            z = x if tape is None else self._dropped(level, x, tape, rng_key)
+            want = want_y or level + 1 < self.num_layers
+            z = self.connections.layer_input(level, z, rows)
+            arguments = (z, starts, lengths, want, self.states_of(state, level))
             if tape is None:
-                y, final = layer.run(z, starts, lengths, state=given, decay=decay)
+                y, final = layer.run(*arguments, decay, takes)
             else:
                 key = _key(rng_key, level)
-                y, final, kept = layer.run_training(z, starts, lengths, state=given, rng_key=key, decay=decay)
-                tape.tapes.append(kept)
-            assert y is not None
-            y = self._merged(y)
-            x = y + x if self._adds(level) else y
-            outputs.append(x)
+                y, final, _ = layer.run_training(*arguments, tape.tapes[level], key, decay, takes)
             finals.append(final)
-        states = tuple(np.concatenate(values) for values in zip(*finals, strict=True))
-        return np.concatenate(outputs, axis=1) if self.skip in ("output", "both") else x, states
+            if y is not None:
+                x = self.connections.layer_output(level, x, y)
+                outputs.append(x)
+        return (self.connections.output(outputs) if want_y else None), _joined(finals)
 
-    def _run_backward(
-        self, tape: StackTape, dy: np.ndarray, dstate: Any
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """dx (rows, input_size) and the gradients of the initial states; writes :attr:`flat_grads`."""
-        size, dx = self._level_size, np.zeros((len(dy), self.input_size), self.dtype)
-        everywhere = self.skip in ("output", "both")
-        below = np.zeros((len(dy), size), self.dtype) if everywhere else dy
+    def run(
+        self,
+        values: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        want_y: bool = True,
+        state: Any = None,
+        decay: np.ndarray | None = None,
+    ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
+        """As :meth:`LSTM.run`."""
+        taken = _rows(starts, lengths)
+        return self._run(values[taken], lengths, want_y, state, None if decay is None else decay[taken])
+
+    def run_training(
+        self,
+        values: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        want_y: bool = True,
+        state: Any = None,
+        tape: StackTape | None = None,
+        rng_key: int = 0,
+        decay: np.ndarray | None = None,
+    ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...], StackTape]:
+        """As :meth:`LSTM.run_training`."""
+        taken, tape = _rows(starts, lengths), StackTape(self.num_layers) if tape is None else tape
+        decay = None if decay is None else decay[taken]
+        y, final = self._run(values[taken], lengths, want_y, state, decay, tape, rng_key)
+        return y, final, tape
+
+    def run_backward(
+        self,
+        tape: StackTape,
+        dy: np.ndarray | None = None,
+        dstate: Any = None,
+        want_dx: bool = False,
+        want_dstate: bool = False,
+        *,
+        d_last: np.ndarray | None = None,
+    ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...] | None]:
+        """As :meth:`LSTM.run_backward`: dx (rows, input_size), the gradients of the initial states."""
+        connections, size = self.connections, self.connections.size
+        dx = np.zeros((int(tape.lengths.sum()), self.input_size), self.dtype) if want_dx else None
+        if d_last is not None:
+            dstate = self.dstate_of_last(d_last)
+            if dx is not None:
+                connections.add_d_input(d_last, tape.lengths, dx)
+        above: np.ndarray | None = None
         initial: list[Any] = []
         for level in reversed(range(self.num_layers)):
-            here = below + dy[:, level * size : (level + 1) * size] if everywhere else below
             layer, factor = self.layers[level], tape.factors[level]
-            d_layer = np.concatenate((here, here), axis=1) if self.merge == "sum" else here
+            above = connections.d_passed_on(level, above, dy)
             dz, d_initial = layer.run_backward(
                 tape.tapes[level],
-                np.ascontiguousarray(d_layer),
-                self._states_of(dstate, level),
-                want_dx=True,
-                want_dstate=True,
+                connections.d_layer(above),
+                self.states_of(dstate, level),
+                want_dx=want_dx or level > 0,
+                want_dstate=want_dstate,
             )
-            assert dz is not None
-            initial.append(d_initial)
-            if level and self.skip in ("input", "both"):
+            initial.insert(0, d_initial)
+            if dz is None:
+                break
+            if dx is not None and level and connections.joins_input:
                 dx += dz[:, size:]
-                dz = dz[:, :size]
-            below = dz if factor is None else dz * factor
-            if self._adds(level):
-                below = below + here
-        dx += below
-        return dx, tuple(np.concatenate(values) for values in zip(*reversed(initial), strict=True))
+            below = dz[:, :size] if level else dz
+            below = below if factor is None else below * factor
+            above = above + below if above is not None and connections.adds(level) else below
+        if dx is not None and above is not None:
+            dx += above
+        return dx, _joined(initial) if want_dstate else None
+
+    def last_output(
+        self, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray, final: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        """As :meth:`LSTM.last_output`: each direction's output after all steps it reads, merged as the outputs are.
+
+        With a residual connection around the first layer, summed directions get the input of the last step.
+        """
+        return self.connections.last_output(values, starts, lengths, final[0])
+
+    def dstate_of_last(self, d_last: np.ndarray) -> tuple[np.ndarray | None, ...]:
+        """Gradient of the final states where that of :meth:`last_output` is `d_last`."""
+        return (self.connections.d_final_h(d_last), *[None] * (len(self.state_names) - 1))
 
     # ---- padded batches ----
 
-    def _checked(
-        self, x: Any, state: Any, lengths: Any, delta_t: Any
-    ) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray, np.ndarray | None]:
-        """x, states, lengths, which steps are real, and the weights of the elapsed times of those."""
+    def _check_state(self, state: Any, n: int, name: str) -> tuple[np.ndarray | None, ...] | None:
+        """By the check of LSTM, which goes by sizes that a stack has too."""
+        return LSTM._check_state(self, state, n, name)  # type: ignore[arg-type]
+
+    def _run_padded(
+        self,
+        x: Any,
+        state: Any,
+        lengths: Any,
+        delta_t: Any,
+        resets: Any,
+        tape: StackTape | None,
+        rng_key: int = 0,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         x = as_real_array(x, self.dtype, "x")
         if x.ndim != 3 or x.shape[2] != self.input_size or 0 in x.shape:
             raise ValueError(
@@ -311,30 +412,24 @@ class Stack(Parameterized):
         lengths = as_lengths(lengths, n, steps)
         real = np.arange(steps) < lengths[:, None]
         decay = self.layers[0]._check_delta_t(delta_t, n, steps, lengths)
-        return x, self._check_state(state, n, "state"), lengths, real, None if decay is None else decay[real]
-
-    def _check_state(self, state: Any, n: int, name: str) -> Any:
-        if state is None:
-            return None
-        state = (state,) if isinstance(state, np.ndarray) else tuple(state)
-        rows = self.num_layers * self.layers[0].directions
-        for label, value in zip(self.state_names, state, strict=False):
-            if value is not None and np.shape(value)[:1] != (rows,):
-                raise ValueError(
-                    f"{name} {label} has shape {np.shape(value)}; expected ({rows}, {n}, ...), "
-                    "a row for each layer and direction"
-                )
-        parts = []
-        for level, layer in enumerate(self.layers):
-            ways = slice(level * layer.directions, (level + 1) * layer.directions)
-            cut = tuple(None if value is None else np.asarray(value)[ways] for value in state)
-            parts.append(layer._check_state(cut, n, name))
-        return tuple(
-            None if values[0] is None else np.concatenate(values) for values in zip(*parts, strict=True)
-        )
+        state = self._check_state(state, n, "state")
+        segments, takes, ways = None, None, self.directions
+        if resets is not None:
+            segments = Segments(as_resets(resets, n, steps), lengths)
+            lengths = segments.lengths
+            if state is not None:
+                state, takes = segments.spread(state, ways, initial=True), segments.takes_initial(1, ways)
+        if tape is not None:
+            tape.owner, tape.real, tape.segments = self, real, segments
+        decay = None if decay is None else decay[real]
+        rows, final = self._run(x[real], lengths, True, state, decay, tape, rng_key, takes)
+        assert rows is not None
+        if segments is not None:
+            final = segments.collect(final, ways, initial=False)
+        return self._padded(rows, real), final
 
     def __call__(
-        self, x: Any, state: Any = None, lengths: Any = None, *, delta_t: Any = None
+        self, x: Any, state: Any = None, lengths: Any = None, *, delta_t: Any = None, resets: Any = None
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Run without keeping anything for a backward pass.
 
@@ -347,6 +442,8 @@ class Stack(Parameterized):
             Real steps of each sequence, 1 to time. None: all steps.
         delta_t : array of shape (batch, time), default=None
             Elapsed times for the cell "tlstm".
+        resets : array of bool of shape (batch, time), default=None
+            Steps before which the states are those of a new sequence, as :class:`LSTM` takes them.
 
         Returns
         -------
@@ -362,18 +459,44 @@ class Stack(Parameterized):
         TypeError
             Elements that are not real numbers.
         """
-        x, state, lengths, real, decay = self._checked(x, state, lengths, delta_t)
-        rows, final = self._run(x[real], lengths, state, decay, None, 0)
-        return self._padded(rows, real), final
+        return self._run_padded(x, state, lengths, delta_t, resets, None)
+
+    def return_all(
+        self, x: Any, state: Any = None, lengths: Any = None, *, delta_t: Any = None, resets: Any = None
+    ) -> dict[str, Any]:
+        """As :meth:`LSTM.return_all`: everything that the recurrent layers compute, and the stack's output."""
+        y, final = self(x, state, lengths, delta_t=delta_t, resets=resets)
+        state = self._check_state(state, len(y), "state")
+        below = rows = as_real_array(x, self.dtype, "x")
+        of_layers = []
+        for level, layer in enumerate(self.layers):
+            z = self.connections.layer_input(level, below, rows)
+            of_layers.append(
+                layer.return_all(z, self.states_of(state, level), lengths, delta_t=delta_t, resets=resets)
+            )
+            below = self.connections.layer_output(level, below, of_layers[-1]["y"])
+        found: dict[str, Any] = {"y": y, "state": final}
+        if "c" in of_layers[0]:
+            found["c"] = np.concatenate([own["c"] for own in of_layers])
+        found["gates"] = {
+            name: np.concatenate([own["gates"][name] for own in of_layers]) for name in of_layers[0]["gates"]
+        }
+        return found
 
     def forward(
-        self, x: Any, state: Any = None, lengths: Any = None, *, delta_t: Any = None, rng_key: int = 0
+        self,
+        x: Any,
+        state: Any = None,
+        lengths: Any = None,
+        *,
+        delta_t: Any = None,
+        resets: Any = None,
+        rng_key: int = 0,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...], StackTape]:
         """As calling the layer, with dropout and noise (drawn from `rng_key`) and a tape for :meth:`backward`."""
-        x, state, lengths, real, decay = self._checked(x, state, lengths, delta_t)
-        tape = StackTape(self, np.arange(len(x)) * x.shape[1], lengths, x.shape)
-        rows, final = self._run(x[real], lengths, state, decay, tape, rng_key)
-        return self._padded(rows, real), final, tape
+        tape = StackTape(self.num_layers)
+        y, final = self._run_padded(x, state, lengths, delta_t, resets, tape, rng_key)
+        return y, final, tape
 
     def backward(
         self, tape: StackTape, dy: Any, dstate: Any = None
@@ -384,7 +507,7 @@ class Stack(Parameterized):
         ----------
         tape : StackTape
             Of :meth:`forward`; used up by this call.
-        dy : array of shape (batch, time, output_size)
+        dy : array of shape (batch, time, output_size) or None
             Gradient of the loss with respect to y; entries after a sequence's end are ignored.
         dstate : tuple of arrays shaped as the state, default=None
             Gradient with respect to the final state; None entries are zero.
@@ -404,12 +527,20 @@ class Stack(Parameterized):
         """
         if not isinstance(tape, StackTape) or tape.owner is not self:
             raise ValueError("tape holds no forward call of this layer (a tape serves one backward call)")
-        n, steps, _ = tape.x_shape
-        dy = as_real_array(dy, self.dtype, "dy")
-        if dy.shape != (n, steps, self.output_size):
-            raise ValueError(f"dy has shape {dy.shape}; expected {(n, steps, self.output_size)}")
-        real = np.arange(steps) < tape.lengths[:, None]
-        rows, initial = self._run_backward(tape, dy[real], self._check_state(dstate, n, "dstate"))
+        real, segments, ways = tape.real, tape.segments, self.directions
+        assert real is not None
+        if dy is not None:
+            dy = as_real_array(dy, self.dtype, "dy")
+            if dy.shape != (*real.shape, self.output_size):
+                raise ValueError(f"dy has shape {dy.shape}; expected {(*real.shape, self.output_size)}")
+            dy = dy[real]
+        dstate = self._check_state(dstate, len(real), "dstate")
+        if segments is not None and dstate is not None:
+            dstate = segments.spread(dstate, ways, initial=False)
+        rows, initial = self.run_backward(tape, dy, dstate, want_dx=True, want_dstate=True)
+        assert rows is not None and initial is not None
+        if segments is not None:
+            initial = segments.collect(initial, ways, initial=True)
         tape.owner = None
         return self._padded(rows, real), initial, self._views(self._grads.copy())
 
@@ -418,17 +549,21 @@ class Stack(Parameterized):
         out[real] = rows
         return out
 
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Stack:
-        """Layer of this configuration, freshly initialised."""
-        return cls(**config)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state["config"])  # type: ignore[misc]
-        self._flat[...] = state["parameters"]
-        self.parameters_changed()
-
 
 def _key(rng_key: int, level: int) -> int:
     """A key for each layer, below 2 ** 63."""
     return int(np.random.SeedSequence([rng_key, level]).generate_state(1, np.uint64)[0]) % _KEYS
+
+
+def _rows(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray | slice:
+    """Index of the rows of all sequences, one after the other."""
+    firsts = np.cumsum(lengths) - lengths
+    shift = starts - firsts
+    if (shift == shift[0]).all():
+        return slice(int(starts[0]), int(starts[-1] + lengths[-1]))
+    return np.arange(int(lengths.sum())) + np.repeat(shift, lengths)
+
+
+def _joined(states: Iterable[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    """States (num_layers * directions, ...) of the stack, of those of its layers."""
+    return tuple(np.concatenate(parts) for parts in zip(*states, strict=True))

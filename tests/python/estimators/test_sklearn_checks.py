@@ -15,6 +15,7 @@ ESTIMATORS = [
     LSTMRegressor(8, cell="tlstm", learning_rate_init=0.02, max_iter=30),
     LSTMRegressor(8, missing="observe", learning_rate_init=0.02, max_iter=60),
     LSTMRegressor(8, cell="rnn", solver="nadam", learning_rate_init=0.02, max_iter=30, clip_norm=None),
+    LSTMClassifier(4, 2, residual=True, skip="both", learning_rate_init=0.05, max_iter=20),
 ]
 
 
