@@ -247,7 +247,7 @@ HYPERPARAMETERS: tuple[tuple[str, Any, str], ...] = (
     ("clip_norm", float, "largest norm of the gradient"),
     ("loss", str, "loss of a regression"),
     ("class_weight", str, "balanced: weigh the classes equally"),
-    ("precision", str, "float32 or float64"),
+    ("precision", str, "float32, float64, high or bfloat16"),
     ("n_jobs", int, "number of threads"),
     ("checkpoint_dir", str, "folder for checkpoints; training resumes from one found there"),
     ("random_state", int, "seed"),

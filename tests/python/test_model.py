@@ -64,6 +64,32 @@ def test_labels_keep_their_dtype(labels, path):
     np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
 
 
+@pytest.mark.parametrize("options", [{}, {"cell": "gru", "num_layers": 2}, DEEP], ids=str)
+@pytest.mark.parametrize("precision", ["float32", "high", "bfloat16", "int8"])
+def test_precision_of_a_loaded_model(path, precision, options):
+    model = Model(make_network(3, **options), Decision("multiclass", np.arange(3)))
+    model.save(path)
+    loaded = load(path, precision=precision)
+    assert loaded.info["network"]["encoder"]["precision"] == precision
+    exact, found = model.raw_outputs(X), loaded.raw_outputs(X)
+    np.testing.assert_allclose(found, exact, atol=0.05)
+    assert (found == exact).all() == (precision in ("float32", "high"))  # too small for tiles
+    stream = loaded.stream()
+    for x_t in X[0]:
+        outputs = stream.raw_step(x_t[None].astype(np.float32))
+    np.testing.assert_array_equal(outputs[0], found[0])
+    loaded.save(path)
+    np.testing.assert_array_equal(load(path).raw_outputs(X), found)
+
+
+def test_precision_that_a_model_cannot_have(path):
+    Model(make_network(3, "float64"), Decision("multiclass", np.arange(3))).save(path)
+    with pytest.raises(ValueError, match="precision 'int8' goes with dtype 'float32'"):
+        load(path, precision="int8")
+    with pytest.raises(ValueError, match="precision must be one of"):
+        load(path, precision="int4")
+
+
 def test_bool_labels(path):
     Model(make_network(1), Decision("binary", np.array([False, True]))).save(path)
     loaded = load(path)

@@ -55,7 +55,12 @@ if TYPE_CHECKING:
     from fastlstm.model import Model
     from fastlstm.trainer import History
 
-_DTYPES = {"float32": np.float32, "float64": np.float64}
+_PRECISIONS = {  # of the layer: dtype, and what its products may do
+    "float32": ("float32", "float32"),
+    "float64": ("float64", "float32"),
+    "high": ("float32", "high"),
+    "bfloat16": ("float32", "bfloat16"),
+}
 _LAYER_OPTIONS = (
     "cell",
     "cell_activation",
@@ -127,7 +132,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "alpha": (Number(0.0),),
     "clip_norm": (Number(0.0, low_open=True), Nothing()),
     "shuffle": (Boolean(),),
-    "precision": (Choice(tuple(_DTYPES)),),
+    "precision": (Choice(tuple(_PRECISIONS)),),
     "n_jobs": (Number(1, integer=True), Number(high=-1, high_open=False, integer=True), Nothing()),
     "device": (Choice(("cpu",)),),
     "warm_start": (Boolean(),),
@@ -249,7 +254,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     ) -> tuple[Sequences, Sequences | None]:
         """Checked sequences and elapsed times for training; missing values are told apart in float64."""
         observe = self.missing == "observe"
-        dtype = np.dtype(np.float64 if observe else _DTYPES[self.precision])
+        dtype = np.dtype(np.float64 if observe else _PRECISIONS[self.precision][0])
         takes_time = self.cell == "tlstm"
         return read(
             X,
@@ -295,7 +300,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
     def _encoder(self, n_inputs: int, rng: np.random.Generator) -> LSTM | Stack:
         """New recurrent layers; a plain stack, unless the parameters connect them further."""
         options = {name: getattr(self, name) for name in _LAYER_OPTIONS}
-        options |= {"dtype": self.precision, "random_state": rng}
+        dtype, precision = _PRECISIONS[self.precision]
+        options |= {"dtype": dtype, "precision": precision, "random_state": rng}
         if self.num_layers == 1:
             options["dropout"] = 0.0
         connections = {name: getattr(self, name) for name in _UNCONNECTED}

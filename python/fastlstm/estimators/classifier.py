@@ -119,8 +119,9 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         result then does not depend on their order, and integer weights equal repeated rows exactly.
     class_weight : dict, "balanced" or None, default=None
         Weight of each class, multiplied with `sample_weight`.
-    precision : {"float32", "float64"}, default="float32"
-        Numbers that the network computes with.
+    precision : {"float32", "float64", "high", "bfloat16"}, default="float32"
+        Numbers that the network computes with: those of a dtype, or float32 with faster products of the recurrent
+        layers where the processor has them, as :class:`fastlstm.layers.LSTM` takes them.
     n_jobs : int or None, default=None
         Number of threads; None follows `fastlstm.set_num_threads`, -1 takes all CPUs. The results do not
         depend on it.

@@ -336,6 +336,8 @@ def test_random_state_decides_everything(ragged, make):
         {"learning_rate": "one_cycle"},
         {"learning_rate": fastlstm.schedules.Cosine(final_factor=0.1)},
         {"precision": "float64"},
+        {"precision": "high"},
+        {"precision": "bfloat16", "hidden_size": 12},
         {"alpha": 1e-3, "clip_norm": None, "shuffle": False},
         {"batch_size": 1000},
         {"n_iter_no_change": np.inf},
@@ -348,7 +350,8 @@ def test_parameters_work(ragged, params):
     before = {name: joblib.hash(value) for name, value in model.get_params().items()}
     assert model.fit(X, y).score(X, y) > 0.85
     assert {name: joblib.hash(value) for name, value in model.get_params().items()} == before
-    assert model.network_.dtype == model.precision
+    assert model.network_.dtype == ("float64" if model.precision == "float64" else "float32")
+    assert model.network_.encoder.precision in (model.precision, "float32")
 
 
 @pytest.mark.parametrize(
