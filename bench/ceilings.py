@@ -3,7 +3,7 @@
     python bench/ceilings.py [--threads 1,2] [--seconds 0.05]
 
 prints JSON: for each number of threads the arithmetic peaks (GFLOP/s) and the read bandwidth of
-every cache level (GB/s). :func:`lower_bound` turns them into the least time that a case can take.
+every cache level (GB/s). :func:`floor` turns them into the least time that a case can take.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastlstm.benchmark import Case, machine_record, parse_threads
 
 SOURCE = Path(__file__).with_name("ceilings.c")
+LEVELS = ("L1", "L2", "L3", "memory")
 # Where the system does not say: small enough for any CPU of the last ten years.
 _USUAL_CACHES = {"L1": 32 << 10, "L2": 256 << 10, "L3": 8 << 20}
 
@@ -68,33 +70,67 @@ def read_sizes(threads: int, caches: dict[str, int]) -> list[int]:
     return [level["L1"] * 3 // 4, level["L2"] // 2, l3, min(memory, 512 << 20)]
 
 
-def lower_bound(case: Case, steps: int, machine: dict[str, Any], ceiling: dict[str, Any]) -> float | None:
-    """Least seconds for `case`: its arithmetic at the float32 FMA peak of the instruction set in
-    use, or reading the weights (the recurrent ones each time step), whichever takes longer.
+@dataclass(frozen=True)
+class Floor:
+    """Least seconds for a case, and what sets them.
 
-    On AMX the arithmetic can go below this bound: it makes float32 products of bfloat16 parts.
+    `limit` is "arithmetic", or the cache level that the weights are read from; `rate` is that ceiling, in GFLOP/s or
+    GB/s. A run of t seconds achieves rate * seconds / t of it.
+    """
+
+    seconds: float
+    limit: str
+    rate: float
+
+
+def floor(case: Case, steps: int, machine: dict[str, Any], ceiling: dict[str, Any]) -> Floor | None:
+    """The arithmetic of `case` at the peak of the instruction set in use, or reading its weights (the recurrent
+    ones each time step) from the innermost cache that holds them, whichever takes longer.
+
     None for "fit", and where the ceilings of the instruction set are unknown.
     """
-    isa = {"amx": "avx512"}.get(machine["isa"], machine["isa"])
-    peak = ceiling["gflops"].get(f"fma_{isa}")
+    peak = _peak(machine["isa"], case.precision, ceiling["gflops"])
     if peak is None or case.kind == "fit":
         return None
+    arithmetic = Floor(case.flops(steps) / (peak * 1e9), "arithmetic", peak)
+    return max(arithmetic, _reading(case, machine, ceiling), key=lambda each: each.seconds)
+
+
+def _peak(isa: str, precision: str, rates: dict[str, float]) -> float | None:
+    """GFLOP/s at which `isa` multiplies matrices: float32 in registers, or on AMX from six bfloat16 products."""
+    vector = {"amx": "avx512"}.get(isa, isa)
+    float32 = rates.get(f"fma_{vector}")
+    tiles = rates.get("bf16_amx") if isa == "amx" else None
+    if float32 is None or precision == "float32":
+        return max(float32, tiles / 6) if float32 and tiles else float32
+    if precision == "high":
+        return tiles / 3 if tiles else float32
+    return rates.get(f"{precision.replace('bfloat', 'bf')}_{isa}", float32)
+
+
+_WEIGHT_BYTES = {"bfloat16": 2, "int8": 1}
+
+
+def _reading(case: Case, machine: dict[str, Any], ceiling: dict[str, Any]) -> Floor:
     reads = case.time * (2 if case.kind == "train" else 1)
-    seconds_reading = 0.0
+    size = _WEIGHT_BYTES.get(case.precision, 4)
+    seconds, total, levels = 0.0, 0, []
     for layer in range(case.num_layers):
         recurrent, from_input = (
-            4 * case.gates * case.hidden_size * n for n in (case.hidden_size, case.layer_input(layer))
+            size * case.gates * case.hidden_size * n for n in (case.recurrent_size, case.layer_input(layer))
         )
         kept = recurrent + (from_input if case.time == 1 else 0)
-        bandwidth = ceiling["read_gb_s"][_level(kept / ceiling["threads"], machine["caches"])] * 1e9
-        seconds_reading += case.directions * (recurrent * reads + from_input) / bandwidth
-    return max(case.flops(steps) / (peak * 1e9), seconds_reading)
+        levels.append(_level(kept / ceiling["threads"], machine["caches"]))
+        read = case.directions * (recurrent * reads + from_input)
+        seconds += read / (ceiling["read_gb_s"][levels[-1]] * 1e9)
+        total += read
+    return Floor(seconds, max(levels, key=LEVELS.index), total / seconds * 1e-9)
 
 
 def _level(bytes_per_thread: float, caches: dict[str, int]) -> str:
     """The innermost cache level that holds so many bytes."""
     sizes = _USUAL_CACHES | caches
-    return next((name for name in ("L1", "L2", "L3") if bytes_per_thread <= sizes[name]), "memory")
+    return next((name for name in LEVELS[:-1] if bytes_per_thread <= sizes[name]), "memory")
 
 
 def main() -> int:

@@ -1,10 +1,11 @@
-"""fastlstm beside torch, onnxruntime and openvino, interleaved in one run.
+"""fastlstm beside torch, onnxruntime, openvino, Keras and JAX, interleaved in one run.
 
     python bench/vs_peers.py [--threads 1,2] [--filter REGEX] [--quick] [--peers torch,openvino]
 
 Before a peer is timed its numbers are compared with ours: outputs, states or weight gradients must
-agree to 1e-4 of their largest value. Prints a table and writes bench/results/<machine>.json, from
-which bench/readme_table.py makes the table in the README. Run it on an otherwise idle machine.
+agree to 1e-4 of their largest value; reduced precisions to what their class allows of ours in float32.
+Prints tables and writes bench/results/<machine>.json, from which bench/readme_table.py makes the table in
+the README. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import ceilings
-import numpy as np
-from peers import load_peers
+import cold
+import comparison
+import ctc
+from ctc import CtcCase
+from peers import NAMES, load_peers
 
 from fastlstm.benchmark import (
     Case,
@@ -27,7 +32,6 @@ from fastlstm.benchmark import (
     Problem,
     add_common_arguments,
     describe_machine,
-    format_seconds,
     machine_record,
     make_problem,
     our_contenders,
@@ -39,40 +43,10 @@ from fastlstm.benchmark import (
     write_json,
 )
 
-TOLERANCE = 1e-4
 RESULTS = Path(__file__).with_name("results")
-PADDED = "torch padded"
 
 
 # --------------------------------------------------------------------------------- one case
-
-
-def disagreement(reference: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> str | None:
-    """What differs by more than TOLERANCE of the largest value; None if nothing does."""
-    for name in reference.keys() & other.keys():
-        ours, theirs = reference[name], other[name]
-        if ours.shape != theirs.shape:
-            return f"{name}: shape {theirs.shape} instead of {ours.shape}"
-        error = float(np.abs(ours - theirs).max() / np.abs(ours).max())
-        if not error <= TOLERANCE:
-            return f"{name}: off by {error:.1e} of the largest value"
-    return None
-
-
-def agreeing(ours: Sequence[Contender], peers: Sequence[Contender], complaints: list[str]) -> list[Contender]:
-    """`ours` and those `peers` whose outputs agree with them; the others are complained about."""
-    reference = None
-    kept = []
-    for contender in (*ours, *peers):
-        contender.use_threads(contender.threads)
-        outputs = contender.outputs() if contender.outputs else {}
-        reference = outputs if reference is None else reference
-        problem = disagreement(reference, outputs)
-        if problem:
-            complaints.append(f"{contender.name}, {contender.threads} threads: {problem}")
-        if problem is None or contender in ours:
-            kept.append(contender)
-    return kept
 
 
 def peer_contenders(
@@ -94,82 +68,29 @@ def run_case(
     """Result records of everyone for one case, and complaints about those who had to be left out."""
     complaints: list[str] = []
     problem = make_problem(case)
-    ours = our_contenders(problem, threads)
-    contenders = agreeing(ours, peer_contenders(problem, peers, threads, complaints), complaints)
+    contenders = our_contenders(problem, threads)
+    truth = comparison.outputs_of(our_contenders(make_problem(replace(case, precision="float32")), [1])[0])
+    contenders += peer_contenders(problem, peers, threads, complaints)
+    contenders = comparison.agreeing(contenders, truth, case.precision, complaints)
     timings = time_interleaved(contenders, **options)
     records = [result_record(problem, c, t) for c, t in zip(contenders, timings, strict=True)]
     return records, [f"{case.name}: {complaint}" for complaint in complaints]
 
 
-# ------------------------------------------------------------------------------- the summary
-
-
 def summarise(
-    case: Case, records: Sequence[dict[str, Any]], machine: dict[str, Any], ceiling: dict[str, Any] | None
+    case: Case | CtcCase,
+    records: Sequence[dict[str, Any]],
+    machine: dict[str, Any],
+    ceiling: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Our time, the best peer's, ratio, targets and share of the ceiling, for one number of threads."""
-    seconds = {record["contender"]: record["median_s"] for record in records}
-    ours = seconds.pop("fastlstm")
-    best = min(seconds, key=seconds.__getitem__, default=None)
+    """The summary of a case for one number of threads, with its fill rate and its floor."""
+    if isinstance(case, CtcCase):
+        return comparison.summarise(case, records, machine["isa"])
     steps = records[0]["steps"]
-    opponents = dict(seconds)
-    if best:
-        opponents["best peer"] = seconds[best]
-    if PADDED in seconds:
-        opponents[f"{PADDED} x fill rate"] = seconds[PADDED] * steps / (case.time * (case.rows or case.batch))
-    bound = ceilings.lower_bound(case, steps, machine, ceiling) if ceiling else None
-    return {
-        "case": case.name,
-        "threads": records[0]["threads"],
-        "ours_s": ours,
-        "best_peer": best,
-        "best_peer_s": seconds.get(best),
-        "ratio": opponents["best peer"] / ours if best else None,
-        "targets": _targets(case, opponents, ours, machine["isa"]),
-        "bound_s": bound,
-        "share_of_ceiling": bound / ours if bound else None,
-    }
-
-
-def _targets(case: Case, opponents: dict[str, float], ours: float, isa: str) -> list[dict[str, Any]]:
-    found = []
-    for target in case.targets:
-        wanted = target.amx if isa == "amx" else target.avx512
-        if wanted is None or target.opponent not in opponents:
-            continue
-        ratio = opponents[target.opponent] / ours
-        found.append(
-            {
-                "opponent": target.opponent,
-                "target": wanted,
-                "ratio": ratio,
-                "reached": ratio >= wanted,
-            }
-        )
-    return found
-
-
-HEADER = (
-    f"{'case':42} {'thr':>3} {'fastlstm':>10} {'IQR':>6} {'best peer':>10} {'which':20} {'ratio':>6} "
-    f"{'ceiling':>7}  target"
-)
-
-
-def print_summary(summary: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
-    ours = next(record for record in records if record["contender"] == "fastlstm")
-    spread = (ours["q3_s"] - ours["q1_s"]) / ours["median_s"]
-    peer, ratio, share = summary["best_peer_s"], summary["ratio"], summary["share_of_ceiling"]
-    targets = "; ".join(
-        f"{'ok' if t['reached'] else 'NO'} {t['ratio']:.2f} / {t['target']:g}"
-        + (f" ({t['opponent']})" if t["opponent"] != "best peer" else "")
-        for t in summary["targets"]
-    )
-    print(
-        f"{summary['case']:42} {summary['threads']:3d} {format_seconds(summary['ours_s']):>10} {spread:6.1%} "
-        f"{format_seconds(peer) if peer else '-':>10} {summary['best_peer'] or '-':20} "
-        f"{f'{ratio:.2f}' if ratio else '-':>6} {f'{share:.0%}' if share else '-':>7}  {targets}",
-        flush=True,
-    )
+    floor = ceilings.floor(case, steps, machine, ceiling) if ceiling else None
+    fill_rate = steps / (case.time * (case.rows or case.batch))
+    bound = floor.seconds if floor else None
+    return comparison.summarise(case, records, machine["isa"], fill_rate=fill_rate, bound=bound)
 
 
 # ------------------------------------------------------------------------------- the command
@@ -189,13 +110,24 @@ def measure_ceilings(threads: Sequence[int], machine: dict[str, Any], quick: boo
         return {}
 
 
+def measure_cold(peers: Sequence[ModuleType], quick: bool, complaints: list[str]) -> list[dict[str, Any]]:
+    try:
+        records = cold.measure([cold.OURS, *(peer.NAME for peer in peers)], cold.repetitions(quick))
+    except RuntimeError as error:
+        complaints.append(f"cold: {error}")
+        return []
+    cold.print_table(records)
+    return records
+
+
 def run(
-    cases: Sequence[Case],
+    cases: Sequence[Case | CtcCase],
     peers: Sequence[ModuleType],
     threads: Sequence[int],
     *,
     options: dict[str, Any],
     quick: bool,
+    with_cold: bool,
 ) -> dict[str, Any]:
     """Runs everything, printing as it goes, and returns the JSON document."""
     machine = machine_record()
@@ -204,31 +136,25 @@ def run(
     limits = measure_ceilings(threads, machine, quick)
     for count, ceiling in limits.items():
         print(f"ceilings, {count} threads: GFLOP/s {ceiling['gflops']}, read GB/s {ceiling['read_gb_s']}")
-    print(HEADER)
-    document: dict[str, Any] = {"schema": 1, "machine": machine, "threads": list(threads), "ceilings": limits}
-    document |= {"results": [], "summary": [], "complaints": []}
+    print(comparison.describe_targets(machine["isa"]), comparison.HEADER, sep="\n")
+    document: dict[str, Any] = {"schema": 2, "machine": machine, "threads": list(threads), "ceilings": limits}
+    document |= {"results": [], "summary": [], "complaints": [], "cold": []}
     for case in cases:
-        records, complaints = run_case(case, peers, threads, options)
+        if isinstance(case, CtcCase):
+            records, complaints = ctc.run_case(case, threads, options)
+        else:
+            records, complaints = run_case(case, peers, threads, options)
         for n in threads:
             rows = [record for record in records if record["threads"] == n]
             document["summary"].append(summarise(case, rows, machine, limits.get(str(n))))
-            print_summary(document["summary"][-1], rows)
+            comparison.print_summary(document["summary"][-1], rows)
         document["results"] += records
         document["complaints"] += complaints
         for complaint in complaints:
             print(f"  ! {complaint}", file=sys.stderr)
+    if with_cold:
+        document["cold"] = measure_cold(peers, quick, document["complaints"])
     return document
-
-
-def missed_targets(summaries: Sequence[dict[str, Any]]) -> list[str]:
-    """A line for each ratio that falls short."""
-    return [
-        f"{summary['case']}, {summary['threads']} threads, {target['opponent']}: "
-        f"{target['ratio']:.2f} of {target['target']:g}"
-        for summary in summaries
-        for target in summary["targets"]
-        if not target["reached"]
-    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -238,31 +164,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="vs_peers.py", description=__doc__.splitlines()[0])
     add_common_arguments(parser)
-    parser.add_argument("--peers", metavar="NAME[,NAME]", help="only these (torch, onnxruntime, openvino)")
+    parser.add_argument("--peers", metavar="NAME[,NAME]", help=f"only these ({', '.join(NAMES)})")
+    parser.add_argument("--no-cold", action="store_true", help="leave out imports and first calls")
     parser.add_argument(
         "--json", metavar="FILE", help="where to write (default: bench/results/<machine>.json)"
     )
     args = parser.parse_args(argv)
+    peers, missing = load_peers(args.peers.split(",") if args.peers else None)
+    more = [case for case in ctc.CASES if case.targets] if any(peer.NAME == "torch" for peer in peers) else []
     try:
-        cases = select_cases(args.filter, quick=args.quick)
-        if args.list:
-            print("\n".join(case.name for case in cases))
-            return 0
+        cases = select_cases(args.filter, quick=args.quick, more=more)
         threads = parse_threads(args.threads)
     except ValueError as error:
         parser.error(str(error))
-    peers, missing = load_peers(args.peers.split(",") if args.peers else None)
+    if args.list:
+        print("\n".join(case.name for case in cases))
+        return 0
     for name, reason in missing.items():
         print(f"{name} is left out: {reason}", file=sys.stderr)
-    document = run(cases, peers, threads, options=timing_options(args.quick), quick=args.quick)
+    options = timing_options(args.quick)
+    document = run(cases, peers, threads, options=options, quick=args.quick, with_cold=not args.no_cold)
     path = Path(args.json) if args.json else result_path(document["machine"])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(str(path), document)
     print(f"written: {path}")
-    missed = [] if args.quick else missed_targets(document["summary"])
-    for line in missed:
+    missed = comparison.missed_targets(document["summary"]) + cold.missed(document["cold"])
+    for line in [] if args.quick else missed:
         print(f"missed: {line}", file=sys.stderr)
-    return 1 if document["complaints"] or missed else 0
+    return 1 if document["complaints"] or (missed and not args.quick) else 0
 
 
 if __name__ == "__main__":

@@ -1,23 +1,28 @@
 """onnxruntime: an ONNX LSTM built from the weights, all graph optimisations, sequential execution.
 
 Inputs and outputs are bound once (IO binding), so a call copies nothing. A single step is offered
-through plain ``session.run`` as well, in case the binding costs more than it saves.
+through plain ``session.run`` as well, in case the binding costs more than it saves. int8 is dynamic quantisation.
 """
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import quant_utils, quantize_dynamic
 
-from fastlstm.benchmark import Contender, Problem
+from fastlstm.benchmark import Case, Contender, Problem
+from peers import PEER_PRECISION
 
 NAME = "onnxruntime"
-_GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}  # i, f, g, o -> i, o, f, c and r, z, n -> z, r, h
-_STATES = {"lstm": "hc", "gru": "h"}
+_OPERATORS = {"lstm": "LSTM", "peephole": "LSTM", "gru": "GRU"}
+_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}  # i, f, g, o -> i, o, f, c and r, z, n -> z, r, h
+_STATES = {"LSTM": "hc", "GRU": "h"}
 
 
 def version() -> str:
@@ -26,6 +31,8 @@ def version() -> str:
 
 def contenders(problem: Problem, threads: int) -> list[Contender]:
     kind = problem.case.kind
+    if not _can_do(problem.case):
+        return []
     if kind == "step" and problem.case.num_layers == 1 and not problem.case.bidirectional:
         session = _session(problem, threads)
         return [_bound_step(session, problem, threads), _plain_step(session, problem, threads)]
@@ -34,17 +41,36 @@ def contenders(problem: Problem, threads: int) -> list[Contender]:
     return []
 
 
+def _can_do(case: Case) -> bool:
+    there = case.cell in _OPERATORS and not case.proj_size and not case.layer_norm
+    return there and PEER_PRECISION[case.precision] != "bfloat16"
+
+
 # -------------------------------------------------------------------------------------- the model
 
 
 def _gate_order(array: np.ndarray, cell: str) -> np.ndarray:
-    gates = _GATES[cell]
+    gates = _GATES[_OPERATORS[cell]]
     return np.concatenate([np.split(array, len(gates))[gate] for gate in gates])
+
+
+def _suffixes(case: Case, layer: int) -> list[str]:
+    return [f"_l{layer}{side}" for side in ("", "_reverse")[: case.directions]]
+
+
+def _peepholes(problem: Problem, layer: int) -> np.ndarray:
+    """P (directions, 3 * H): input, output, forget gate."""
+    return np.stack(
+        [
+            np.concatenate([problem.weights[f"weight_c{gate}{suffix}"] for gate in "iof"])
+            for suffix in _suffixes(problem.case, layer)
+        ]
+    )
 
 
 def _layer_weights(problem: Problem, layer: int) -> list[np.ndarray]:
     """W (directions, gates * H, I), R (directions, gates * H, H), B (directions, 2 * gates * H)."""
-    suffixes = [f"_l{layer}{side}" for side in ("", "_reverse")[: problem.case.directions]]
+    suffixes = _suffixes(problem.case, layer)
 
     def stack(part: str) -> np.ndarray:
         return np.stack(
@@ -80,19 +106,22 @@ def _add_layer(graph: _Graph, problem: Problem, layer: int, x: str, initial: lis
     lengths = "lengths" if case.ragged else ""
     arrays = zip("WRB", _layer_weights(problem, layer), strict=True)
     weights = [graph.constant(f"{key}{layer}", array) for key, array in arrays]
-    outputs = [f"{name}{layer}" for name in ("y", *_STATES[case.cell])]
+    operator = _OPERATORS[case.cell]
+    outputs = [f"{name}{layer}" for name in ("y", *_STATES[operator])]
     direction = "bidirectional" if case.bidirectional else "forward"
     inputs = [x, *weights, lengths, *initial]
-    options = {"linear_before_reset": 1} if case.cell == "gru" else {}
+    if case.cell == "peephole":
+        inputs += [""] * (7 - len(inputs)) + [graph.constant(f"P{layer}", _peepholes(problem, layer))]
+    options = {"linear_before_reset": 1} if operator == "GRU" else {}
     options |= {"hidden_size": case.hidden_size, "direction": direction}
-    graph.node(case.cell.upper(), inputs, outputs, **options)
+    graph.node(operator, inputs, outputs, **options)
     turned = graph.node("Transpose", [outputs[0]], [f"turned{layer}"], perm=[0, 2, 1, 3])
     shape = np.array([case.time, case.batch, case.directions * case.hidden_size])
     flat = [turned, graph.constant(f"shape{layer}", shape)]
     return graph.node("Reshape", flat, [f"flat{layer}"])
 
 
-def _model(problem: Problem) -> bytes:
+def _model(problem: Problem) -> onnx.ModelProto:
     """x, with a step also h_in and c_in -> y (time, batch, D * H), h, c (layers * D, batch, H)."""
     case, graph = problem.case, _Graph()
     state_shape = [case.num_layers * case.directions, case.batch, case.hidden_size]
@@ -104,14 +133,25 @@ def _model(problem: Problem) -> bytes:
     for layer in range(case.num_layers):
         last = _add_layer(graph, problem, layer, last, initial)
     graph.node("Identity", [last], ["y"])
-    for state in _STATES[case.cell]:
+    states = _STATES[_OPERATORS[case.cell]]
+    for state in states:
         graph.node("Concat", [f"{state}{layer}" for layer in range(case.num_layers)], [state], axis=0)
     outputs = [_value("y", [case.time, case.batch, case.directions * case.hidden_size])]
-    outputs += [_value(state, state_shape) for state in _STATES[case.cell]]
+    outputs += [_value(state, state_shape) for state in states]
     proto = helper.make_graph(graph.nodes, "lstm", inputs, outputs, graph.constants)
     model = helper.make_model(proto, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    return model
+
+
+def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Weights of 8 bits; of 7 where the CPU adds pairs of products in 16 bits, which 8 would overflow."""
+    quant_utils.add_pre_process_metadata(model)  # the shapes are there
+    narrow = "vnni" not in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "quantised.onnx"
+        quantize_dynamic(model, path, reduce_range=narrow)
+        return onnx.load(path)
 
 
 def _value(name: str, shape: list[int], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
@@ -125,7 +165,8 @@ def _session(problem: Problem, threads: int) -> ort.InferenceSession:
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
-    return ort.InferenceSession(_model(problem), options, providers=["CPUExecutionProvider"])
+    model = _quantised(_model(problem)) if problem.case.precision == "int8" else _model(problem)
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 # --------------------------------------------------------------------------------- the contenders
@@ -160,9 +201,10 @@ def _inference(session: ort.InferenceSession, problem: Problem, threads: int) ->
     def outputs() -> dict[str, np.ndarray]:
         run()
         y = values["y"].numpy().swapaxes(0, 1) * problem.mask[..., None]
-        return {"y": y} | {name: values[name].numpy() for name in _STATES[problem.case.cell]}
+        return {"y": y} | {name: values[name].numpy() for name in _STATES[_OPERATORS[problem.case.cell]]}
 
-    return Contender(NAME, threads, run, outputs=outputs)
+    name = NAME if problem.case.precision == "float32" else f"{NAME} {problem.case.precision}"
+    return Contender(name, threads, run, outputs=outputs)
 
 
 def _bound_step(session: ort.InferenceSession, problem: Problem, threads: int) -> Contender:

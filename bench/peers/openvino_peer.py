@@ -1,7 +1,8 @@
-"""openvino: LSTMSequence (LSTMCell for a single step), latency hint, float32 forced.
+"""openvino: LSTMSequence (LSTMCell for a single step), latency hint, the precision forced.
 
 Without the precision hint openvino computes in bfloat16 where the CPU has it: another class of
-accuracy. Input and output tensors are shared with numpy arrays, so a call copies nothing.
+accuracy, offered only beside our own reduced precisions. Input and output tensors are shared with numpy
+arrays, so a call copies nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from fastlstm.benchmark import Contender, Problem
+from fastlstm.benchmark import Case, Contender, Problem
+from peers import PEER_PRECISION
 
 NAME = "openvino"
 _GATES = (1, 0, 2, 3)  # i, f, g, o -> f, i, c, o
@@ -24,13 +26,22 @@ def version() -> str:
 
 def contenders(problem: Problem, threads: int) -> list[Contender]:
     case = problem.case
-    if case.cell != "lstm":
+    if not _can_do(case):
         return []
     if case.kind == "step" and case.num_layers == 1 and not case.bidirectional:
         return [_step(problem, threads)]
     if case.kind == "infer":
         return [_inference(problem, threads)]
     return []
+
+
+def _can_do(case: Case) -> bool:
+    if case.cell != "lstm" or case.proj_size or case.layer_norm:
+        return False
+    return case.precision == "float32" or (
+        PEER_PRECISION[case.precision] == "bfloat16"
+        and "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    )
 
 
 def _gate_order(array: np.ndarray) -> np.ndarray:
@@ -44,11 +55,13 @@ def _direction_weights(problem: Problem, suffix: str) -> list[np.ndarray]:
     return [_gate_order(array) for array in arrays]
 
 
-def _compile(results: Sequence[ov.Output], parameters: Sequence[ov.Node], threads: int) -> ov.CompiledModel:
+def _compile(
+    results: Sequence[ov.Output], parameters: Sequence[ov.Node], threads: int, precision: str = "f32"
+) -> ov.CompiledModel:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
     }
     return ov.Core().compile_model(ov.Model(list(results), list(parameters), "lstm"), "CPU", settings)
 
@@ -125,7 +138,8 @@ def _inference(problem: Problem, threads: int) -> Contender:
         y, h, c = _sequence_layer(problem, layer, y, lengths.output(0))
         states.append((h, c))
     h, c = (ops.concat(list(each), 1).output(0) for each in zip(*states, strict=True))
-    compiled = _compile([y, h, c], parameters, threads)
+    reduced = case.precision != "float32"
+    compiled = _compile([y, h, c], parameters, threads, "bf16" if reduced else "f32")
     results = [np.zeros(tuple(port.shape), np.float32) for port in compiled.outputs]
     request = _request(compiled, arrays, results)
 
@@ -134,4 +148,5 @@ def _inference(problem: Problem, threads: int) -> Contender:
         y, h, c = results
         return {"y": y * problem.mask[..., None], "h": h.swapaxes(0, 1), "c": c.swapaxes(0, 1)}
 
-    return Contender(NAME, threads, request.infer, outputs=outputs)
+    name = f"{NAME} bfloat16" if reduced else NAME
+    return Contender(name, threads, request.infer, outputs=outputs)

@@ -1,12 +1,17 @@
 """torch: ``nn.LSTM`` time-major (its native layout), ``inference_mode``, ``autograd.grad``.
 
 Ragged batches are offered both ways that torch has: PackedSequence (packed outside the clock) and
-padded with the padding masked out of the gradient, which computes every padded step.
+padded with the padding masked out of the gradient, which computes every padded step. Cells that torch does
+not have are its operations in a loop over time. Reduced precisions are autocast to bfloat16, where the CPU has it,
+and dynamic quantisation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +19,17 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from fastlstm.benchmark import FIT_EPOCHS, Contender, Problem
+from fastlstm.benchmark import FIT_EPOCHS, Case, Contender, Problem
+from peers import PEER_PRECISION
+from peers.equations import NORM_EPSILON, Operations, from_input, step
 
 NAME = "torch"
+_OPERATIONS = Operations(
+    torch.sigmoid,
+    torch.tanh,
+    lambda array, n: array.chunk(n, -1),
+    lambda z: nn.functional.layer_norm(z, z.shape[-1:], eps=NORM_EPSILON),
+)
 
 
 def version() -> str:
@@ -30,6 +43,11 @@ def contenders(problem: Problem, threads: int) -> list[Contender]:
     if case.kind == "fit":
         return [_fit(problem, threads)]
     build = _inference if case.kind == "infer" else _training
+    if case.precision != "float32":
+        return _reduced_inference(problem, threads)
+    if _needs_loop(case):
+        plain = case.num_layers == 1 and not case.bidirectional and not case.ragged
+        return [build(problem, threads, "torch loop", _time_major(problem.x))] if plain else []
     if not case.ragged:
         return [build(problem, threads, "torch", _time_major(problem.x))]
     packed = pack_padded_sequence(
@@ -41,10 +59,38 @@ def contenders(problem: Problem, threads: int) -> list[Contender]:
     return ragged
 
 
-def _module(problem: Problem) -> nn.RNNBase:
+def _needs_loop(case: Case) -> bool:
+    return case.cell not in ("lstm", "gru") or case.layer_norm
+
+
+class LoopedLSTM(nn.Module):
+    """One layer out of the equations, called as ``nn.LSTM`` is."""
+
+    def __init__(self, cell: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__()
+        self.cell = cell
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        weights = {name.removesuffix("_l0"): weight for name, weight in self.named_parameters()}
+        h = c = x.new_zeros(x.shape[1], weights["weight_hh"].shape[1])
+        y = []
+        for wx in from_input(_OPERATIONS, weights, x).unbind():
+            h, c = step(_OPERATIONS, self.cell, weights, wx, h, c)
+            y.append(h)
+        return torch.stack(y), (h[None], c[None])
+
+
+def _module(problem: Problem) -> nn.Module:
     case = problem.case
-    kind = nn.GRU if case.cell == "gru" else nn.LSTM
-    module = kind(case.input_size, case.hidden_size, case.num_layers, bidirectional=case.bidirectional)
+    if _needs_loop(case):
+        module: nn.Module = LoopedLSTM(case.cell, dict(case.parameter_shapes()))
+    else:
+        kind = nn.GRU if case.cell == "gru" else nn.LSTM
+        options = {"proj_size": case.proj_size} if case.proj_size else {}
+        options |= {"bidirectional": case.bidirectional, "dropout": case.dropout}
+        module = kind(case.input_size, case.hidden_size, case.num_layers, **options)
     module.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in problem.weights.items()})
     return module
 
@@ -63,21 +109,52 @@ def _without_gradient(function: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
-def _inference(problem: Problem, threads: int, name: str, x: torch.Tensor | PackedSequence) -> Contender:
-    module = _module(problem).eval()
-    run = _without_gradient(lambda: module(x))
+def _inference(
+    problem: Problem,
+    threads: int,
+    name: str,
+    x: torch.Tensor | PackedSequence,
+    module: nn.Module | None = None,
+    context: Callable[[], Any] = nullcontext,
+) -> Contender:
+    """`module` in place of the case's own one, called inside of `context`."""
+    module = (module or _module(problem)).eval()
+
+    @_without_gradient
+    def run() -> Any:
+        with context():
+            return module(x)
 
     def outputs() -> dict[str, np.ndarray]:
         y, state = run()
         state = state if isinstance(state, tuple) else (state,)
         if isinstance(y, PackedSequence):
             y, _ = pad_packed_sequence(y, total_length=problem.case.time)
-        result = {"y": y.numpy().swapaxes(0, 1) * problem.mask[..., None]}
+        result = {"y": y.float().numpy().swapaxes(0, 1) * problem.mask[..., None]}
         if name != "torch padded":  # whose final state is that of the padding
-            result |= {name: array.numpy() for name, array in zip("hc", state, strict=False)}
+            result |= {name: array.float().numpy() for name, array in zip("hc", state, strict=False)}
         return result
 
     return Contender(name, threads, run, torch.set_num_threads, outputs)
+
+
+def _reduced_inference(problem: Problem, threads: int) -> list[Contender]:
+    precision, x = PEER_PRECISION[problem.case.precision], _time_major(problem.x)
+    name = f"torch {precision}"
+    if precision == "int8":
+        return [_inference(problem, threads, name, x, _quantised(problem))]
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return []
+    return [_inference(problem, threads, name, x, context=partial(torch.autocast, "cpu", torch.bfloat16))]
+
+
+def _quantised(problem: Problem) -> nn.Module:
+    """The module with int8 weights, quantised as it runs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch announces the end of this function, release after release
+        return torch.ao.quantization.quantize_dynamic(
+            nn.Sequential(_module(problem)), {nn.LSTM}, dtype=torch.qint8
+        )
 
 
 def _step(problem: Problem, threads: int) -> Contender:
@@ -133,7 +210,10 @@ def _training(problem: Problem, threads: int, name: str, x: torch.Tensor | Packe
         return torch.autograd.grad(y, weights, dy)
 
     def outputs() -> dict[str, np.ndarray]:
-        return {key: gradient.numpy() for key, gradient in zip(names, run(), strict=True)}
+        module.eval()
+        gradients = run()
+        module.train()
+        return {key: gradient.numpy() for key, gradient in zip(names, gradients, strict=True)}
 
     return Contender(name, threads, run, torch.set_num_threads, outputs)
 

@@ -6,9 +6,12 @@ table in the README. Shapes are written time x batch x input_size x hidden_size.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +42,16 @@ class Case:
     bidirectional : bool
     ragged : bool
         Lengths uniform in [time / 4, time] instead of all equal to `time`.
-    cell : {"lstm", "gru"}
     rows : int
         Only for "fit": sequences in the training set (`batch` is the size of a minibatch).
+    cell : {"lstm", "gru", "peephole"}
+    proj_size : int
+        Size of the projected h that recurs; 0 = no projection.
+    layer_norm : bool
+    dropout : float
+        Between layers, for "train"; no part of what contenders are compared by.
+    precision : {"float32", "high", "bfloat16", "int8"}
+        Argument of the layer of that name, for "infer".
     quick : bool
         Part of the short selection (``--quick``).
     targets : tuple of Target
@@ -57,6 +67,10 @@ class Case:
     ragged: bool = False
     rows: int = 0
     cell: str = "lstm"
+    proj_size: int = 0
+    layer_norm: bool = False
+    dropout: float = 0.0
+    precision: str = "float32"
     quick: bool = False
     targets: tuple[Target, ...] = ()
 
@@ -68,6 +82,10 @@ class Case:
         parts += [f"{self.num_layers}layers"] if self.num_layers > 1 else []
         parts += ["bidirectional"] if self.bidirectional else []
         parts += ["ragged"] if self.ragged else []
+        parts += [f"projected{self.proj_size}"] if self.proj_size else []
+        parts += ["layer_norm"] if self.layer_norm else []
+        parts += [f"dropout{self.dropout:g}"] if self.dropout else []
+        parts += [self.precision] if self.precision != "float32" else []
         return "-".join(parts)
 
     @property
@@ -79,34 +97,69 @@ class Case:
         """Blocks of hidden_size rows in a weight matrix."""
         return 3 if self.cell == "gru" else 4
 
+    @property
+    def recurrent_size(self) -> int:
+        """Size of h."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def layer_options(self) -> dict[str, Any]:
+        """Keyword arguments of the layer, beside its sizes; `precision` only where it is not the default."""
+        options: dict[str, Any] = {"cell": self.cell, "bidirectional": self.bidirectional}
+        options |= {"proj_size": self.proj_size, "layer_norm": self.layer_norm, "dropout": self.dropout}
+        return options | ({"precision": self.precision} if self.precision != "float32" else {})
+
     def parameter_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Names (PyTorch's) and shapes of the layer's weights, in PyTorch's order."""
-        shapes: list[tuple[str, tuple[int, ...]]] = []
-        rows = self.gates * self.hidden_size
-        for layer, suffix in itertools.product(range(self.num_layers), ("", "_reverse")[: self.directions]):
-            width = self.layer_input(layer)
-            shapes += [(f"weight_ih_l{layer}{suffix}", (rows, width))]
-            shapes += [(f"weight_hh_l{layer}{suffix}", (rows, self.hidden_size))]
-            shapes += [(f"bias_{part}_l{layer}{suffix}", (rows,)) for part in ("ih", "hh")]
+        """Names and shapes of the layer's weights, in its order (PyTorch's, where PyTorch has them)."""
+        sides = ("", "_reverse")[: self.directions]
+        return [
+            (f"{name}_l{layer}{side}", shape)
+            for layer, side in itertools.product(range(self.num_layers), sides)
+            for name, shape in self._direction_shapes(self.layer_input(layer)).items()
+        ]
+
+    def _direction_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        units, rows = self.hidden_size, self.gates * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, width)}
+        shapes |= {"weight_hh": (rows, self.recurrent_size), "bias_ih": (rows,), "bias_hh": (rows,)}
+        if self.proj_size:
+            shapes["weight_hr"] = (self.proj_size, units)
+        if self.cell == "peephole":
+            shapes |= {f"weight_c{gate}": (units,) for gate in "ifo"}
+        if self.layer_norm:
+            shapes |= {"weight_ln_ih": (rows,), "weight_ln_hh": (rows,)}
+            shapes |= {"weight_ln_c": (units,), "bias_ln_c": (units,)} if self.cell != "gru" else {}
         return shapes
 
     def layer_input(self, layer: int) -> int:
         """Features that go into one layer of the stack."""
-        return self.input_size if layer == 0 else self.directions * self.hidden_size
+        return self.input_size if layer == 0 else self.directions * self.recurrent_size
 
     def flops(self, steps: int) -> float:
         """Multiply-adds, counted as two, of the matrix products over `steps` real steps of all sequences."""
-        total = 0
+        products = 0  # a real step
+        training = self.kind in ("train", "fit")
+        rows = self.gates * self.hidden_size
         for layer in range(self.num_layers):
-            from_input, recurrent = self.layer_input(layer), self.hidden_size
-            total += from_input + recurrent
-            if self.kind in ("train", "fit"):  # weights, hidden state, layer below
-                total += from_input + 2 * recurrent + (from_input if layer else 0)
-        return 2.0 * self.gates * self.hidden_size * self.directions * steps * total
+            from_input, recurrent = self.layer_input(layer), self.recurrent_size
+            products += rows * (from_input + recurrent) + self.hidden_size * self.proj_size
+            if training:  # weights, hidden state, layer below
+                products += rows * (from_input + 2 * recurrent + (from_input if layer else 0))
+                products += 2 * self.hidden_size * self.proj_size
+        return 2.0 * self.directions * steps * products
 
 
 def _pair(amx: float, avx512: float | None = None) -> tuple[Target, ...]:
     return (Target(amx, amx if avx512 is None else avx512),)
+
+
+def _with_precision(precision: str, ratio: float, *shapes: tuple[int, int, int, int]) -> tuple[Case, ...]:
+    """Inference in a reduced precision; the target is for machines with AMX alone."""
+    targets = (Target(ratio, None),)
+    return tuple(Case("infer", *shape, precision=precision, targets=targets) for shape in shapes)
+
+
+_BATCHES = ((100, 8, 64, 128), (100, 32, 64, 128), (100, 128, 64, 256), (50, 64, 512, 1024))
 
 
 CASES: tuple[Case, ...] = (
@@ -125,12 +178,22 @@ CASES: tuple[Case, ...] = (
     Case("infer", 100, 32, 64, 128, ragged=True),
     Case("infer", 100, 32, 64, 128, num_layers=2, bidirectional=True),
     Case("infer", 100, 32, 64, 128, cell="gru", targets=_pair(3, 1.8)),
+    Case("infer", 100, 32, 64, 128, cell="peephole"),
+    Case("infer", 100, 32, 64, 128, proj_size=64),
+    Case("infer", 100, 32, 64, 128, layer_norm=True),
+    *_with_precision("high", 1.0, *_BATCHES),
+    *_with_precision("bfloat16", 1.3, *_BATCHES),
+    *_with_precision("int8", 1.2, (100, 1, 512, 1024)),
     Case("train", 100, 32, 16, 32, quick=True),
     Case("train", 100, 32, 64, 128, quick=True, targets=_pair(2.5, 1.3)),
     Case("train", 100, 128, 64, 256, targets=_pair(3, 1.3)),
     Case("train", 50, 64, 512, 1024, targets=_pair(2, 1.3)),
     Case("train", 28, 64, 28, 128),
     Case("train", 100, 32, 64, 128, cell="gru", targets=_pair(4, 2)),
+    Case("train", 100, 32, 64, 128, cell="peephole"),
+    Case("train", 100, 32, 64, 128, proj_size=64),
+    Case("train", 100, 32, 64, 128, layer_norm=True),
+    Case("train", 100, 32, 64, 128, num_layers=2, dropout=0.3),
     Case("train", 100, 32, 64, 128, num_layers=2, bidirectional=True, targets=_pair(4, 2.5)),
     Case("train", 100, 32, 64, 128, ragged=True),
     Case(
@@ -142,8 +205,15 @@ CASES: tuple[Case, ...] = (
 )
 
 
-def select_cases(pattern: str | None = None, *, quick: bool = False) -> list[Case]:
-    """Cases whose name contains a match of the regular expression `pattern`.
+def runs_here(case: Case) -> bool:
+    """Whether the layer takes every option of `case`."""
+    from fastlstm.layers import LSTM
+
+    return case.layer_options.keys() <= inspect.signature(LSTM).parameters.keys()
+
+
+def select_cases(pattern: str | None = None, *, quick: bool = False, more: Iterable[Any] = ()) -> list[Any]:
+    """Cases that the layer can do and whose name contains a match of the regular expression `pattern`.
 
     Parameters
     ----------
@@ -151,6 +221,8 @@ def select_cases(pattern: str | None = None, *, quick: bool = False) -> list[Cas
         Searched in :attr:`Case.name`; None selects every case.
     quick : bool
         Keep the short selection only.
+    more : iterable
+        What to select from beside the table: anything with ``name`` and ``quick``.
 
     Raises
     ------
@@ -161,7 +233,8 @@ def select_cases(pattern: str | None = None, *, quick: bool = False) -> list[Cas
         expression = re.compile(pattern or "")
     except re.error as error:
         raise ValueError(f"filter {pattern!r} is not a regular expression: {error}") from None
-    cases = [case for case in CASES if expression.search(case.name) and (case.quick or not quick)]
+    table = (*filter(runs_here, CASES), *more)
+    cases = [case for case in table if expression.search(case.name) and (case.quick or not quick)]
     if not cases:
         raise ValueError(f"no case matches the filter {pattern!r}; --list shows the names")
     return cases
@@ -172,8 +245,8 @@ class Problem:
     """The arrays of a case, the same for everyone who is timed.
 
     ``x`` is (batch, time, input_size), for "fit" (rows, time, input_size), zero beyond each
-    length; ``dy`` is the gradient of the output, (batch, time, directions * hidden_size), zero
-    beyond each length; ``weights`` has PyTorch's names and shapes.
+    length; ``dy`` is the gradient of the output, (batch, time, directions * recurrent_size), zero
+    beyond each length; ``weights`` has the layer's names and shapes.
     """
 
     case: Case
@@ -202,10 +275,13 @@ def make_problem(case: Case, seed: int = 0) -> Problem:
     lengths = rng.integers(low, case.time + 1, n_sequences)
     mask = np.arange(case.time) < lengths[:, None]
     x = rng.standard_normal((n_sequences, case.time, case.input_size), np.float32)
-    dy = rng.standard_normal((n_sequences, case.time, case.directions * case.hidden_size), np.float32)
+    dy = rng.standard_normal((n_sequences, case.time, case.directions * case.recurrent_size), np.float32)
     bound = case.hidden_size**-0.5
     weights = {
         name: rng.uniform(-bound, bound, shape).astype(np.float32) for name, shape in case.parameter_shapes()
     }
+    for name in weights:
+        if name.startswith("weight_ln_"):
+            weights[name] += 0.5  # gains about 1 would amplify rounding over time
     labels = rng.integers(0, 9, n_sequences)
     return Problem(case, x * mask[..., None], lengths, weights, dy * mask[..., None], labels)

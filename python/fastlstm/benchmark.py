@@ -179,12 +179,12 @@ def our_contenders(problem: Problem, threads: Sequence[int]) -> list[Contender]:
     return [build[problem.case.kind](problem, n) for n in threads]
 
 
-def _our_layer(problem: Problem) -> Any:
+def _our_layer(problem: Problem, **options: Any) -> Any:
     from fastlstm.layers import LSTM
 
     case = problem.case
     shape = (case.input_size, case.hidden_size, case.num_layers)
-    layer = LSTM(*shape, cell=case.cell, bidirectional=case.bidirectional)
+    layer = LSTM(*shape, **(case.layer_options | options))
     layer.load_parameters(problem.weights)
     return layer
 
@@ -222,8 +222,8 @@ def _our_inference(problem: Problem, threads: int) -> Contender:
     return Contender("fastlstm", threads, lambda: layer(x, lengths=lengths), _set_our_threads, outputs)
 
 
-def _our_training(problem: Problem, threads: int) -> Contender:
-    layer, mask = _our_layer(problem), problem.mask
+def _training_step(problem: Problem, layer: Any) -> Callable[[], None]:
+    mask = problem.mask
     values, dy = problem.x[mask], problem.dy[mask]
     starts = np.concatenate(([0], np.cumsum(problem.lengths)[:-1])).astype(np.int64)
     lengths = problem.lengths.astype(np.int64)
@@ -232,14 +232,21 @@ def _our_training(problem: Problem, threads: int) -> Contender:
     def run() -> None:
         nonlocal tape
         layer.parameters_changed()  # as after each optimiser step: packing the weights is part of the work
-        _, _, tape = layer.run_training(values, starts, lengths, tape=tape)
+        _, _, tape = layer.run_training(values, starts, lengths, tape=tape, rng_key=1)
         layer.run_backward(tape, dy=dy)
 
+    return run
+
+
+def _our_training(problem: Problem, threads: int) -> Contender:
+    run = _training_step(problem, _our_layer(problem))
+
     def outputs() -> dict[str, np.ndarray]:
-        run()
-        ends = np.cumsum([int(np.prod(shape)) for _, shape in problem.case.parameter_shapes()])
-        pieces = np.split(np.array(layer.flat_grads), ends[:-1])
+        layer = _our_layer(problem, dropout=0.0)
+        _training_step(problem, layer)()
         shapes = problem.case.parameter_shapes()
+        ends = np.cumsum([int(np.prod(shape)) for _, shape in shapes])
+        pieces = np.split(np.array(layer.flat_grads), ends[:-1])
         return {name: piece.reshape(shape) for (name, shape), piece in zip(shapes, pieces, strict=True)}
 
     return Contender("fastlstm", threads, run, _set_our_threads, outputs)
@@ -344,16 +351,9 @@ def _caches() -> dict[str, int]:
 # ----------------------------------------------------------------------------------- the command
 
 
-def result_record(problem: Problem, contender: Contender, timing: Timing) -> dict[str, Any]:
-    """One row of the results, JSON-able; times in seconds per unit of work."""
-    case = problem.case
-    shape = asdict(case)
-    for key in ("targets", "quick"):
-        del shape[key]
+def timing_record(contender: Contender, timing: Timing) -> dict[str, Any]:
+    """Who was timed and how long it took, JSON-able; seconds per unit of work."""
     return {
-        "case": case.name,
-        **shape,
-        "steps": problem.steps,
         "contender": contender.name,
         "threads": contender.threads,
         "median_s": timing.median,
@@ -361,8 +361,17 @@ def result_record(problem: Problem, contender: Contender, timing: Timing) -> dic
         "q3_s": timing.q3,
         "best_s": timing.best,
         "repetitions": timing.repetitions,
-        "gflops": case.flops(problem.steps) / timing.median * 1e-9,
     }
+
+
+def result_record(problem: Problem, contender: Contender, timing: Timing) -> dict[str, Any]:
+    """One row of the results, JSON-able."""
+    case = problem.case
+    shape = asdict(case)
+    for key in ("targets", "quick"):
+        del shape[key]
+    record = {"case": case.name, **shape, "steps": problem.steps, **timing_record(contender, timing)}
+    return record | {"gflops": case.flops(problem.steps) / timing.median * 1e-9}
 
 
 def format_seconds(seconds: float) -> str:
@@ -408,7 +417,7 @@ def timing_options(quick: bool) -> dict[str, Any]:
     """Arguments of :func:`time_interleaved` for a short or a full run."""
     if quick:
         return {"repetitions": 7, "block_seconds": 0.01, "max_seconds": 1.0}
-    return {"repetitions": 15, "block_seconds": 0.02, "max_seconds": 6.0}
+    return {"repetitions": 15, "block_seconds": 0.02, "max_seconds": 2.0}
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

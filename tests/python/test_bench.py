@@ -10,12 +10,13 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fastlstm import _benchmark_cases, _core, benchmark
+from fastlstm import _benchmark_cases, _core, benchmark, layers
 from fastlstm.benchmark import CASES, Case, Contender, Target, make_problem, select_cases
 from fastlstm.layers import LSTM
 
@@ -27,6 +28,13 @@ TINY = (
     Case("infer", 6, 2, 3, 5, num_layers=2, bidirectional=True),
     Case("train", 6, 2, 3, 5),
     Case("train", 8, 3, 3, 5, num_layers=2, bidirectional=True, ragged=True),
+    Case("infer", 6, 2, 3, 5, cell="gru"),
+    Case("infer", 6, 2, 3, 5, cell="peephole"),
+    Case("infer", 6, 2, 3, 5, proj_size=4),
+    Case("train", 6, 2, 3, 5, cell="peephole"),
+    Case("train", 6, 2, 3, 5, proj_size=4),
+    Case("train", 6, 2, 3, 5, layer_norm=True),
+    Case("train", 6, 2, 3, 5, num_layers=2, dropout=0.3),
     Case("fit", 5, 4, 3, 5, rows=9),
 )
 FAST = {"repetitions": 3, "block_seconds": 1e-5, "max_seconds": 0.1}
@@ -68,23 +76,36 @@ def test_names_are_unique():
 
 @pytest.mark.parametrize("case", TINY, ids=ids)
 def test_parameter_shapes_are_the_layers(case: Case):
-    layer = LSTM(case.input_size, case.hidden_size, case.num_layers, bidirectional=case.bidirectional)
+    layer = LSTM(case.input_size, case.hidden_size, case.num_layers, **case.layer_options)
     assert case.parameter_shapes() == [(name, tuple(shape)) for name, shape in layer.parameter_shapes]
 
 
 def test_flops_of_known_shapes():
     assert Case("infer", 1, 1, 3, 5).flops(7) == 2 * 4 * 5 * (3 + 5) * 7
     assert Case("train", 1, 1, 3, 5).flops(7) == 2 * 4 * 5 * (2 * 3 + 3 * 5) * 7
+    assert Case("infer", 1, 1, 3, 5, proj_size=2).flops(7) == 2 * (4 * 5 * (3 + 2) + 5 * 2) * 7
 
 
 def test_select_cases():
-    assert select_cases() == list(CASES)
+    assert select_cases() == [case for case in CASES if _benchmark_cases.runs_here(case)]
+    assert select_cases("^ctc", more=[Case("ctc", 1, 1, 1, 1)]) == [Case("ctc", 1, 1, 1, 1)]
     assert {case.kind for case in select_cases("^train")} == {"train"}
     assert all(case.quick for case in select_cases(quick=True))
     with pytest.raises(ValueError, match="no case matches"):
         select_cases("no such case")
     with pytest.raises(ValueError, match="regular expression"):
         select_cases("(")
+
+
+@pytest.mark.parametrize("takes_precision", [False, True])
+def test_cases_need_the_options_of_the_layer(takes_precision: bool, monkeypatch: pytest.MonkeyPatch):
+    def layer(size, *, cell, bidirectional, proj_size, layer_norm, dropout): ...
+
+    def newer_layer(size, *, cell, bidirectional, proj_size, layer_norm, dropout, precision): ...
+
+    monkeypatch.setattr(layers, "LSTM", newer_layer if takes_precision else layer)
+    assert any(case.precision == "int8" for case in select_cases()) == takes_precision
+    assert {case.precision for case in select_cases()} >= {"float32"}
 
 
 @pytest.mark.parametrize("case", TINY, ids=ids)
@@ -151,7 +172,7 @@ def test_bench_prints_only_json_on_request(tiny_table: None, capsys: pytest.Capt
 
 def test_bench_lists_cases(capsys: pytest.CaptureFixture[str]):
     assert benchmark.main(["--list"]) == 0
-    assert capsys.readouterr().out.split() == [case.name for case in CASES]
+    assert capsys.readouterr().out.split() == [case.name for case in select_cases()]
 
 
 @pytest.mark.parametrize(
@@ -174,28 +195,105 @@ def test_format_seconds():
 # -------------------------------------------------------------------------------------- peers
 
 
+def can_do(library: str, case: Case) -> bool:
+    """Whether an adapter has something to offer."""
+    if library == "torch":
+        return True
+    plain = case.kind in ("step", "infer") and not case.proj_size
+    cells = {"onnxruntime": ("lstm", "gru", "peephole"), "openvino": ("lstm",), "keras": ("lstm", "gru")}
+    return plain and case.cell in cells[library] and not (library == "keras" and case.kind == "step")
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("library", ["torch", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("library", ["torch", "onnxruntime", "openvino", "keras"])
 @pytest.mark.parametrize("case", TINY, ids=ids)
-def test_peers_agree_with_us(case: Case, library: str):
-    vs_peers = bench_module("vs_peers")
-    peers, missing = bench_module("peers").load_peers([library])
+def test_peers_agree_with_us(case: Case, library: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PJRT_NPROC", "1")  # what keras on jax asks before it offers itself on one thread
+    vs_peers, peers = bench_module("vs_peers"), bench_module("peers")
+    found, missing = peers.load_peers([library])
     if missing:
         pytest.skip(f"{library}: {missing[library]}")
-    records, complaints = vs_peers.run_case(case, peers, [1], FAST)
+    records, complaints = vs_peers.run_case(case, found, [1], FAST)
     assert complaints == []
     assert records[0]["contender"] == "fastlstm"
-    if library == "torch" or case.kind in ("step", "infer"):
-        assert len(records) > 1
+    others = [record for record in records if record["contender"] != "fastlstm"]
+    assert bool(others) == can_do(library, case)
+
+
+def test_a_library_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch):
+    peers = bench_module("peers")
+    monkeypatch.setitem(sys.modules, "jax", None)
+    monkeypatch.delitem(sys.modules, "peers.jax_peer", raising=False)
+    found, missing = peers.load_peers(["jax"])
+    assert found == [] and "jax" in missing["jax"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"cell": "gru"}, {"cell": "peephole"}, {"proj_size": 4}, {"layer_norm": True}],
+    ids=str,
+)
+def test_the_equations_for_loops_and_scans_are_ours(options: dict):
+    equations = bench_module("peers.equations")
+
+    def normalise(z: np.ndarray) -> np.ndarray:
+        variance = z.var(-1, keepdims=True) + equations.NORM_EPSILON
+        return (z - z.mean(-1, keepdims=True)) / np.sqrt(variance)
+
+    operations = equations.Operations(
+        lambda z: 1 / (1 + np.exp(-z)), np.tanh, lambda z, n: np.split(z, n, -1), normalise
+    )
+    problem = make_problem(Case("infer", 6, 2, 3, 5, **options))
+    weights = {name.removesuffix("_l0"): array for name, array in problem.weights.items()}
+    h, c = np.zeros((2, problem.case.recurrent_size)), np.zeros((2, 5))
+    (ours,) = benchmark.our_contenders(problem, [1])
+    for x_t, y_t in zip(problem.x.swapaxes(0, 1), ours.outputs()["y"].swapaxes(0, 1), strict=True):
+        wx = equations.from_input(operations, weights, x_t)
+        h, c = equations.step(operations, problem.case.cell, weights, wx, h, c)
+        np.testing.assert_allclose(y_t, h, atol=2e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("precision", ["high", "bfloat16", "int8"])
+def test_reduced_precisions_are_compared_with_float32(precision: str, monkeypatch: pytest.MonkeyPatch):
+    vs_peers, peers = bench_module("vs_peers"), bench_module("peers")
+    layer = benchmark._our_layer
+
+    def in_float32(problem, **options):
+        return layer(replace(problem, case=replace(problem.case, precision="float32")), **options)
+
+    monkeypatch.setattr(benchmark, "_our_layer", in_float32)
+    found, _ = peers.load_peers(["torch", "onnxruntime", "openvino"])
+    case = Case("infer", 20, 2, 16, 32, precision=precision)
+    records, complaints = vs_peers.run_case(case, found, [1], FAST)
+    assert complaints == []
+    classes = {record["contender"].split()[-1] for record in records} - {"fastlstm"}
+    assert classes <= {peers.PEER_PRECISION[precision]}
+    if precision == "int8" and any(peer.NAME == "torch" for peer in found):
+        assert classes
 
 
 def test_disagreement_is_noticed():
-    vs_peers = bench_module("vs_peers")
+    disagreement = bench_module("comparison").disagreement
     ours = {"y": np.ones((2, 3)), "h": np.ones(2)}
-    assert vs_peers.disagreement(ours, {"y": np.ones((2, 3))}) is None
-    assert "shape" in vs_peers.disagreement(ours, {"y": np.ones((3, 2))})
-    assert "off by" in vs_peers.disagreement(ours, {"y": np.full((2, 3), 1.001)})
-    assert "off by" in vs_peers.disagreement(ours, {"y": np.full((2, 3), np.nan)})
+    assert disagreement(ours, {"y": np.ones((2, 3))}) is None
+    assert "shape" in disagreement(ours, {"y": np.ones((3, 2))})
+    assert "off by" in disagreement(ours, {"y": np.full((2, 3), 1.001)})
+    assert "off by" in disagreement(ours, {"y": np.full((2, 3), np.nan)})
+
+
+def test_who_disagrees_is_not_timed():
+    comparison = bench_module("comparison")
+
+    def contender(name: str, value: float) -> Contender:
+        return Contender(name, 1, lambda: None, outputs=lambda: {"y": np.array([value])})
+
+    everyone = [contender(*each) for each in (("fastlstm", 1.0), ("near", 1.02), ("far", 1.5))]
+    complaints: list[str] = []
+    kept = comparison.agreeing(everyone, {"y": np.ones(1)}, "bfloat16", complaints)
+    assert [each.name for each in kept] == ["fastlstm", "near"]
+    assert len(complaints) == 1 and complaints[0].startswith("far, 1 threads")
+    assert len(comparison.agreeing(everyone, {"y": np.ones(1)}, "float32", [])) == 1
 
 
 def record(case: Case, contender: str, seconds: float) -> dict:
@@ -232,10 +330,20 @@ def test_summary_compares_with_the_best_peer_and_the_targets():
 
 
 def test_missed_targets_are_named():
-    missed = bench_module("vs_peers").missed_targets(a_document()["summary"])
-    assert "best peer: 2.00 of 3" in missed[0]
+    missed_targets = bench_module("comparison").missed_targets
+    assert "best peer: 2.00 of 3" in missed_targets(a_document()["summary"])[0]
     reached = [summary | {"targets": []} for summary in a_document()["summary"]]
-    assert bench_module("vs_peers").missed_targets(reached) == []
+    assert missed_targets(reached) == []
+
+
+def test_targets_without_a_column_for_the_machine():
+    comparison = bench_module("comparison")
+    case = replace(TINY[1], targets=(Target(1.2, None),))
+    records = [record(case, name, seconds) for name, seconds in (("fastlstm", 1.0), ("torch", 2.0))]
+    assert comparison.summarise(case, records, "avx512")["targets"] == []
+    assert comparison.summarise(case, records, "amx")["targets"][0]["target"] == 1.2
+    assert "for want of one for avx2" in comparison.describe_targets("avx2")
+    assert comparison.describe_targets("avx512").endswith("'AVX-512 without AMX'")
 
 
 def test_summary_without_peers():
@@ -265,6 +373,47 @@ def test_readme_table_replaces_what_is_between_the_markers(tmp_path: Path):
     assert table.main([*arguments, "--check"]) == 0
 
 
+def test_each_machine_has_its_table_and_one_is_in_the_readme(tmp_path: Path):
+    table = bench_module("readme_table")
+    readme, page = tmp_path / "README.md", tmp_path / "page.md"
+    for path in (readme, page):
+        path.write_text(f"{table.BEGIN}\n{table.END}\n")
+    for name, isa in (("first", "avx512"), ("second", "avx2")):
+        document = a_document()
+        document["machine"] |= {
+            "isa": isa,
+            "cpu_info": {"isa_available": {"avx512": True, "avx2": True, "portable": True}},
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(document))
+    files = [str(tmp_path / f"{name}.json") for name in ("first", "second")]
+    arguments = ["--readme", str(readme), "--page", str(page)]
+    assert table.main([*files, *arguments, "--main", "second"]) == 0
+    assert readme.read_text().startswith("<!-- bench:begin second -->\n")
+    assert "held to avx2" in readme.read_text() and "peers cannot be" in readme.read_text()
+    assert "### first" in page.read_text() and "### second" not in page.read_text()
+    assert "for want of one for avx2" in page.read_text()
+    assert table.main([*reversed(files), *arguments, "--check"]) == 0
+    assert table.main([*files, *arguments, "--main", "first", "--check"]) == 1
+    assert table.main([*files, *arguments, "--main", "third"]) == 1
+    assert table.main([files[0], *arguments, "--check"]) == 1
+
+
+def test_rows_are_described():
+    table = bench_module("readme_table")
+    case = Case("infer", 6, 2, 3, 5, cell="peephole", proj_size=4, precision="int8")
+    words = table.describe_case(record(case, "fastlstm", 1.0))
+    assert words == 'inference, peephole, projected to 4, `precision="int8"`'
+    ctc = {"kind": "ctc", "time": 200, "batch": 32, "classes": 40, "labels": 30, "ragged": False}
+    assert table.describe_case(ctc) == "CTC loss and gradient"
+    assert table.describe_shape(ctc) == "200 x 32, 40 classes, 30 labels"
+
+
+def test_fresh_processes_have_their_table():
+    table, document = bench_module("readme_table"), a_document()
+    document["cold"] = [{"library": "fastlstm", "case": "infer-6x2x3x5", "import_s": 0.1, "build_s": 0.01}]
+    assert "| fastlstm | 100 ms | 10.0 ms | - | - |" in table.make_table(document)
+
+
 def test_readme_without_markers_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     table = bench_module("readme_table")
     readme, results = tmp_path / "README.md", tmp_path / "results.json"
@@ -289,18 +438,157 @@ def test_ceilings_compile_and_run():
         assert all(measured[n]["read_gb_s"][level] > 0 for level in ("L1", "L2", "L3", "memory"))
 
 
-def test_lower_bound_takes_the_slower_of_arithmetic_and_reading():
-    lower_bound = bench_module("ceilings").lower_bound
-    machine = {"isa": "avx2", "caches": {"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}}
-    reads = {"L1": 100.0, "L2": 50.0, "L3": 20.0, "memory": 10.0}
-    ceiling = {"threads": 1, "gflops": {"fma_avx2": 100.0}, "read_gb_s": reads}
+READS = {"L1": 100.0, "L2": 50.0, "L3": 20.0, "memory": 10.0}
+CEILING = {"threads": 1, "gflops": {"fma_avx2": 100.0}, "read_gb_s": READS}
+MACHINE = {"isa": "avx2", "caches": {"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}}
+
+
+def test_floor_is_the_slower_of_arithmetic_and_reading():
+    floor = bench_module("ceilings").floor
     one = Case("infer", 100, 1, 64, 128)
-    expected = (100 * 16 * 128 * 128 + 16 * 128 * 64) / 50e9
-    assert lower_bound(one, 100, machine, ceiling) == pytest.approx(expected)
+    reading = floor(one, 100, MACHINE, CEILING)
+    assert reading.seconds == pytest.approx((100 * 16 * 128 * 128 + 16 * 128 * 64) / 50e9)
+    assert (reading.limit, reading.rate) == ("L2", pytest.approx(50))
     many = Case("infer", 100, 64, 64, 128)
-    assert lower_bound(many, 6400, machine, ceiling) == pytest.approx(many.flops(6400) / 100e9)
-    assert lower_bound(TINY[-1], 9, machine, ceiling) is None
-    assert lower_bound(one, 100, machine | {"isa": "portable"}, ceiling) is None
+    arithmetic = floor(many, 6400, MACHINE, CEILING)
+    assert arithmetic.seconds == pytest.approx(many.flops(6400) / 100e9)
+    assert (arithmetic.limit, arithmetic.rate) == ("arithmetic", 100)
+    assert floor(TINY[-1], 9, MACHINE, CEILING) is None
+    assert floor(one, 100, MACHINE | {"isa": "portable"}, CEILING) is None
+
+
+@pytest.mark.parametrize(
+    ("isa", "precision", "peak"),
+    [
+        ("amx", "float32", 500),
+        ("amx", "high", 1000),
+        ("amx", "bfloat16", 3000),
+        ("amx", "int8", 6000),
+        ("avx512", "float32", 170),
+        ("avx512", "high", 170),
+        ("avx512", "bfloat16", 340),
+        ("avx2", "int8", 80),
+    ],
+)
+def test_peak_of_each_precision(isa: str, precision: str, peak: float):
+    rates = {"fma_avx2": 80, "fma_avx512": 170, "bf16_avx512": 340, "bf16_amx": 3000, "int8_amx": 6000}
+    case, ceiling = Case("infer", 100, 512, 64, 128, precision=precision), CEILING | {"gflops": rates}
+    assert bench_module("ceilings").floor(case, 51200, MACHINE | {"isa": isa}, ceiling).rate == peak
+
+
+def test_smaller_weights_are_read_faster():
+    floor = bench_module("ceilings").floor
+    whole, bytes_only = (
+        floor(Case("infer", 100, 1, 512, 1024, precision=p), 100, MACHINE, CEILING)
+        for p in ("float32", "int8")
+    )
+    assert whole.seconds == pytest.approx(4 * bytes_only.seconds)
+
+
+# ----------------------------------------------------------------------- the other programs
+
+
+def test_ctc_records_and_their_summary():
+    pytest.importorskip("torch")
+    ctc, vs_peers = bench_module("ctc"), bench_module("vs_peers")
+    case = ctc.CtcCase(8, 2, 4, 2, targets=(Target(1e9, 1e9),))
+    records, complaints = ctc.run_case(case, [1], FAST)
+    assert complaints == [] and [each["contender"] for each in records] == ["fastlstm", "torch"]
+    summary = vs_peers.summarise(case, records, MACHINE, None)
+    assert summary["best_peer"] == "torch" and not summary["targets"][0]["reached"]
+
+
+def test_a_wrong_ctc_gradient_is_complained_about(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("torch")
+    ctc = bench_module("ctc")
+    right = ctc.ctc_loss
+    monkeypatch.setattr(ctc, "ctc_loss", lambda *arrays: (right(*arrays)[0], right(*arrays)[1] * 1.001))
+    _, complaints = ctc.run_case(ctc.CtcCase(8, 2, 4, 2), [1], FAST)
+    assert len(complaints) == 1 and "fastlstm" in complaints[0]
+
+
+def test_fresh_processes_are_measured():
+    cold = bench_module("cold")
+    (found,) = cold.measure(["fastlstm"], 1)
+    assert found["library"] == "fastlstm" and all(found[key] > 0 for key in cold.COLUMNS)
+    with pytest.raises(RuntimeError, match="no_such_library"):
+        cold.measure(["no_such_library"], 1)
+
+
+def test_a_slow_import_is_a_missed_target():
+    cold = bench_module("cold")
+    records = [{"library": "fastlstm", "import_s": 0.2}, {"library": "torch", "import_s": 2.0}]
+    assert len(cold.missed(records)) == 1 and "0.200 s" in cold.missed(records)[0]
+    assert cold.missed([records[0] | {"import_s": 0.1}, records[1]]) == []
+
+
+def test_exponents():
+    scaling = bench_module("scaling")
+    assert scaling.exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+    assert scaling.exponent([1, 2, 8], [4, 2, 0.5]) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "work"),
+    [("time", (2, 4), 1), ("num_layers", (1, 2), np.log2(1 + 10 / 8)), ("threads", (1, 2), -1)],
+)
+def test_scaling_along_an_axis(axis: str, values: tuple, work: float, monkeypatch: pytest.MonkeyPatch):
+    scaling = bench_module("scaling")
+    monkeypatch.setattr(scaling, "BASE", TINY[1])
+    result = scaling.run_axis("infer", axis, values, FAST)
+    assert [point["value"] for point in result["points"]] == list(values)
+    assert result["work_exponent"] == pytest.approx(work)
+    json.dumps(result)
+
+
+def test_scaling_refuses_unknown_axes(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        bench_module("scaling").main(["--axis", "time,color"])
+    assert "hidden_size" in capsys.readouterr().err
+
+
+def test_roofline_of_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip("matplotlib")
+    roofline, results, out = bench_module("roofline"), tmp_path / "results.json", tmp_path / "roofline.png"
+    one, many = Case("infer", 100, 1, 64, 128), Case("infer", 100, 64, 64, 128)
+    summarise = bench_module("vs_peers").summarise
+    records = [record(case, name, s) for case in (many, one) for name, s in (("fastlstm", 1), ("torch", 2))]
+    summary = [summarise(case, records[2 * k :][:2], MACHINE, CEILING) for k, case in enumerate((many, one))]
+    machine = MACHINE | {"cpu": "a CPU", "date": "today"}
+    document = {"machine": machine, "ceilings": {"1": CEILING}, "results": records, "summary": summary}
+    found = roofline.shares(document, 1)
+    assert [(share.case, share.floor.limit, share.unit) for share in found] == [
+        (one, "L2", "GB/s"),
+        (many, "arithmetic", "GFLOP/s"),
+    ]
+    assert all(share.peer == pytest.approx(share.ours / 2) for share in found)
+    results.write_text(json.dumps(document))
+    assert roofline.main([str(results), "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert one.name in capsys.readouterr().out
+    assert roofline.main([str(results), "--out", str(out), "--threads", "3"]) == 1
+
+
+def test_peak_memory_is_what_the_step_adds(monkeypatch: pytest.MonkeyPatch):
+    memory = bench_module("memory")
+    size = 32 << 20
+    fake = Contender("fake", 1, lambda: np.ones(size, np.uint8).sum())
+    monkeypatch.setattr(memory, "_contender", lambda library, case: fake)
+    assert 0.9 * size < memory.measure_peak("fastlstm", TINY[4]) < 1.5 * size
+
+
+def test_growth_is_what_stays(monkeypatch: pytest.MonkeyPatch):
+    memory = bench_module("memory")
+    kept: list[np.ndarray] = []
+    size = 256 << 10
+    monkeypatch.setattr(memory, "WARM_UP", 20)
+    monkeypatch.setattr(memory, "_our_varying_step", lambda: lambda x: kept.append(np.ones(size, np.uint8)))
+    assert 0.9 * 100 * size < memory.measure_growth("fastlstm", 100) < 1.5 * 100 * size
+
+
+def test_our_memory_is_flat():
+    memory = bench_module("memory")
+    assert memory.in_fresh_process("fastlstm", "--calls", "200") < memory.MOST_GROWTH
 
 
 def test_japanese_vowels_data_are_standardised():
