@@ -24,7 +24,7 @@ struct fl_stream {
         *made_state; /* what a prelude leaves: (n, plane), (n, made_row); of one level at a time */
     void *unprojected; /* (n, wide), with a projection */
     void *gates; /* (n, gate_row) x W + b, where the place of x in the step goes to gates that recur
-                  */
+                    or where x W is normalised */
     fl_normed normed;      /* with layer normalisation; of one level at a time */
     const void *x, *decay; /* of the step in progress */
     fl_barrier barrier;
@@ -114,6 +114,13 @@ static void step_thread(void *argument, int thread, int n_threads)
     const fl_recurrent *layer = stream->layer;
     int64_t first, end;
     for (int64_t level = 0; level < layer->config.num_layers; level++) {
+        for (int p = 0; stream->gates && p < layer->n_parts; p++) {
+            fl_split(layer->part[p].blocks, thread, n_threads, &first, &end);
+            if (layer->part[p].sees_x && layer->config.dtype == FL_FLOAT64)
+                project_step_f64(stream, level, p, first, end);
+            else if (layer->part[p].sees_x)
+                project_step_f32(stream, level, p, first, end);
+        }
         for (int p = 0; p < layer->n_parts; p++) {
             fl_split(layer->part[p].blocks, thread, n_threads, &first, &end);
             if (layer->config.dtype == FL_FLOAT64)

@@ -3,20 +3,26 @@
 
 #include "layers/normalized_step_body.h"
 
-/* x W + b, or x W where that is normalised, of the step into the stream's rows. */
-static void FL_T(project_step)(const fl_stream *stream, int p, FL_T(fl_step) * s,
-                               const fl_packed *packed)
+static const real *FL_T(stream_input)(const fl_stream *stream, int64_t level)
+{
+    return level ? stream->levels[level - 1].h[1 - stream->current] : stream->x;
+}
+
+/* x W + b, or x W where that is normalised, of a step and the blocks of a part into the stream's
+ * rows. */
+static void FL_T(project_step)(const fl_stream *stream, int64_t level, int p, int64_t first,
+                               int64_t end)
 {
     const fl_recurrent *layer = stream->layer;
     const fl_part *part = &layer->part[p];
-    real *rows = (real *)stream->gates + part->gate_first;
+    const fl_packed *packed = &layer->packed[level];
     FL_T(fl_gemm)
     gemm = {.rows = stream->n,
             .depth = packed->input,
             .columns = part->gate_stride,
-            .block_first = s->block_first,
-            .block_end = s->block_end,
-            .a = s->x,
+            .block_first = first,
+            .block_end = end,
+            .a = FL_T(stream_input)(stream, level),
             .a_row = packed->input,
             .a_depth = 1,
             .b = packed->part[p].weight_x,
@@ -24,11 +30,9 @@ static void FL_T(project_step)(const fl_stream *stream, int p, FL_T(fl_step) * s
             .b_depth = part->block_width,
             .vectors = (int)(part->block_width / layer->lanes),
             .init = layer->config.layer_norm ? NULL : packed->part[p].bias,
-            .c = rows,
+            .c = (real *)stream->gates + part->gate_first,
             .c_row = layer->gate_row};
     layer->isa->FL_SUFFIX.gemm(&gemm);
-    s->init = rows;
-    s->init_row = layer->gate_row;
 }
 
 /* Output of one level from what its cells put out, the thread's share of its columns. */
@@ -52,8 +56,15 @@ static void FL_T(project_step_output)(const fl_stream *stream, int64_t level, in
             .c_row = layer->output};
     fl_split((layer->output + width - 1) / width, thread, n_threads, &gemm.block_first,
              &gemm.block_end);
-    if (gemm.block_first < gemm.block_end)
-        layer->isa->FL_SUFFIX.gemm(&gemm);
+    if (gemm.block_first >= gemm.block_end)
+        return;
+    layer->isa->FL_SUFFIX.gemm(&gemm);
+    if (layer->zones) {
+        FL_T(fl_zone) zone = FL_T(projected_zone_of)(layer, &gemm);
+        zone.h_prev = stream->levels[level].h[stream->current];
+        zone.h_prev_row = layer->output;
+        layer->isa->FL_SUFFIX.zone(&zone);
+    }
 }
 
 static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64_t first,
@@ -72,7 +83,7 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64
          .block_end = end,
          .descending = current,
          .init = packed->part[p].bias,
-         .x = level ? stream->levels[level - 1].h[next] : stream->x,
+         .x = FL_T(stream_input)(stream, level),
          .weight_x = packed->part[p].weight_x,
          .x_row = packed->input,
          .x_depth = packed->input,
@@ -96,8 +107,10 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64
     }
     if (!part->sees_x)
         s.x = NULL;
-    if (stream->gates)
-        FL_T(project_step)(stream, p, &s, packed);
+    if (stream->gates) {
+        s.init = (const real *)stream->gates + part->gate_first;
+        s.init_row = layer->gate_row;
+    }
     if (part->cell.gate_states) {
         s.x = s.state_prev + layer->plane;
         s.x_row = layer->state_row;
@@ -108,7 +121,7 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int64
         FL_T(fl_pass_made)(layer, &part->cell, stream->made_h, stream->made_state, &s);
     if (layer->config.layer_norm) {
         FL_T(fl_normed_rows) to = FL_T(normed_rows)(layer, &stream->normed, 0);
-        FL_T(normalized_step)(layer, packed, &to, &s);
+        FL_T(normalized_step)(layer, packed, p, &to, &s);
     } else {
         layer->isa->FL_SUFFIX.cells[part->cell_index].forward(&s);
     }
