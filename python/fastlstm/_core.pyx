@@ -19,7 +19,7 @@ DEF MAX_STATES = 5
 _PRECISIONS = ("float32", "high", "bfloat16", "int8")
 _RULES = {"sgd": 0, "rmsprop": 1, "adam": 2, "adamw": 3, "nadam": 4}
 _KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ci", "weight_cf", "weight_co",
-          "weight_gg", "weight_hr", "weight_ln_ih", "weight_ln_hh", "weight_ln_c", "bias_ln_c")
+          "weight_gg", "weight_hr", "weight_ln_ih", "weight_ln_hh", "weight_ln_c", "bias_ln_c", "weight_ln_gg")
 
 
 cdef int check(fl_status status) except -1:
@@ -156,7 +156,7 @@ cdef class Recurrent:
 
     def __cinit__(self, str cell, int64_t input_size, int64_t hidden_size, int64_t num_layers=1,
                   bint bidirectional=False, bint bias=True, str dtype="float32", double dropout=0.0,
-                  double recurrent_dropout=0.0, bint truncated=False, int64_t proj_size=0, int64_t output_proj_size=0,
+                  double recurrent_dropout=0.0, int32_t truncated=0, int64_t proj_size=0, int64_t output_proj_size=0,
                   bint layer_norm=False, double zoneout_h=0.0, double zoneout_c=0.0, str precision="float32",
                   bint batch_invariant=False):
         cdef fl_recurrent_config config

@@ -1,6 +1,6 @@
-/* Products with weights in bfloat16, int8 and on tiles: against exact references, on arrays that end
- * where memory cannot be touched; and layers that use them, through the public functions. The tiles
- * here are those in plain C, whatever the machine has. */
+/* Products with weights in bfloat16, int8 and on tiles: against exact references, on arrays that
+ * end where memory cannot be touched; and layers that use them, through the public functions. The
+ * tiles here are those in plain C, whatever the machine has. */
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -93,9 +93,9 @@ static void test_int8(const fl_isa *isa, const shape *of, int extreme)
     generator from = {12};
     int64_t columns = of->blocks * of->vectors * isa->f32.lanes, pairs = (of->depth + 1) / 2,
             width = of->vectors * isa->f32.lanes, row_size = 2 * pairs + 2;
-    int16_t limit = (int16_t)(INT32_MAX / (127 * of->depth) < INT16_MAX
-                                  ? INT32_MAX / (127 * of->depth)
-                                  : INT16_MAX);
+    int16_t limit =
+        (int16_t)(INT32_MAX / (127 * of->depth) < INT16_MAX ? INT32_MAX / (127 * of->depth)
+                                                            : INT16_MAX);
     int16_t *a = guarded_new((size_t)(of->rows * row_size) * sizeof *a);
     int8_t *b = guarded_new((size_t)(2 * pairs * columns));
     float *row_scale = floats_new(of->rows), *column_scale = floats_new(columns),
@@ -176,8 +176,8 @@ static void test_quantize(const fl_isa *isa)
 
 /* ---- tiles ---- */
 
-/* Three parts are the value, to the last bit, as long as the last one is no denormal number; none of
- * a finite value is infinite. */
+/* Three parts are the value, to the last bit, as long as the last one is no denormal number; none
+ * of a finite value is infinite. */
 static void test_parts(void)
 {
     generator from = {14};
@@ -206,8 +206,8 @@ typedef struct tile_case {
 
 static float of_magnitude(generator *from, const tile_case *of)
 {
-    double exponent = log2(of->small) + (log2(of->large / of->small)) *
-                                            (random_real(from, 0.5) + 0.5);
+    double exponent =
+        log2(of->small) + (log2(of->large / of->small)) * (random_real(from, 0.5) + 0.5);
     return (float)(random_bits(from) & 1 ? exp2(exponent) : -exp2(exponent));
 }
 
@@ -250,8 +250,9 @@ static void test_tile_gemm(const tile_case *of, int parts, int columns_side_by_s
             block_size = fl_tile_block_size(of->width, of->depth, parts);
     float *a = floats_new(of->rows * of->depth), *b = floats_new(BLOCKS * of->width * of->depth),
           *turned = floats_new(of->rows * of->depth), *c = floats_new(of->rows * columns);
-    uint16_t *split_a = guarded_new(sizeof(uint16_t) * (size_t)((of->rows + FL_TILE_PADDING) *
-                                                                fl_tile_row_size(of->depth, parts))),
+    uint16_t *split_a =
+                 guarded_new(sizeof(uint16_t) * (size_t)((of->rows + FL_TILE_PADDING) *
+                                                         fl_tile_row_size(of->depth, parts))),
              *split_b = guarded_new(sizeof(uint16_t) * (size_t)(BLOCKS * block_size));
     for (int64_t i = 0; i < of->rows * of->depth; i++)
         turned[i % of->depth * of->rows + i / of->depth] = a[i] = of_magnitude(&from, of);
@@ -264,8 +265,9 @@ static void test_tile_gemm(const tile_case *of, int parts, int columns_side_by_s
     else
         tile_split_rows(&rows);
     for (int64_t block = 0; block < BLOCKS; block++) {
-        fl_tile_operand operand = {b + block * of->width * of->depth, of->width, of->depth, 1,
-                                   of->width, parts, split_b + block * block_size};
+        fl_tile_operand operand = {
+            b + block * of->width * of->depth, of->width, of->depth, 1, of->width, parts,
+            split_b + block * block_size};
         tile_split_block(&operand);
     }
     fl_tile_gemm gemm = {.rows = of->rows,
@@ -307,8 +309,8 @@ static void test_tile_gemm(const tile_case *of, int parts, int columns_side_by_s
 static void test_tiles(void)
 {
     static const tile_case cases[] = {
-        {1, 16, 1, 0.1, 1},      {5, 12, 33, 0.1, 1},     {32, 64, 128, 0.1, 1},
-        {17, 48, 300, 1e-3, 1},  {16, 64, 1024, 0.1, 1},  {20, 32, 64, 1e-20, 1},
+        {1, 16, 1, 0.1, 1},      {5, 12, 33, 0.1, 1},      {32, 64, 128, 0.1, 1},
+        {17, 48, 300, 1e-3, 1},  {16, 64, 1024, 0.1, 1},   {20, 32, 64, 1e-20, 1},
         {9, 16, 40, 1e30, 1e38}, {9, 16, 40, 1e-30, 1e30}, {9, 16, 64, 1e-28, 1e-24}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         for (int parts = 1; parts <= 3; parts++)

@@ -8,7 +8,7 @@
 
 #include "support.h"
 
-enum { N = 9, STEPS = 6 };
+enum { N = 9, STEPS = 6, FURTHER_CELLS = 4 };
 static const int64_t lengths[N] = {6, 2, 4, 1, 6, 5, 3, 6, 2};
 
 typedef struct option {
@@ -16,17 +16,34 @@ typedef struct option {
     int64_t proj_size, output_proj_size;
     double recurrent_dropout, zoneout_h, zoneout_c;
     int32_t layer_norm;
+    const char *cells[FURTHER_CELLS]; /* beside lstm and peephole */
 } option;
 static const option options[] = {
     {.name = "projection", .proj_size = 5},
     {.name = "two projections", .proj_size = 3, .output_proj_size = 18},
-    {.name = "layer_norm", .layer_norm = 1},
+    {.name = "layer_norm", .layer_norm = 1, .cells = {"gru", "gru_before", "fgr", "tlstm"}},
     {.name = "layer_norm, projection", .layer_norm = 1, .proj_size = 4},
-    {.name = "zoneout", .zoneout_h = 0.2, .zoneout_c = 0.4},
+    {.name = "zoneout", .zoneout_h = 0.2, .zoneout_c = 0.4, .cells = {"slstm", "fgr"}},
+    {.name = "zoneout, projections",
+     .zoneout_h = 0.2,
+     .zoneout_c = 0.4,
+     .proj_size = 18,
+     .output_proj_size = 3,
+     .cells = {"slstm"}},
     {.name = "zoneout of c", .zoneout_c = 0.4},
-    {.name = "zoneout, layer_norm", .zoneout_h = 0.2, .zoneout_c = 0.4, .layer_norm = 1},
+    {.name = "zoneout, layer_norm",
+     .zoneout_h = 0.2,
+     .zoneout_c = 0.4,
+     .layer_norm = 1,
+     .cells = {"fgr", "tlstm"}},
+    {.name = "zoneout of h, layer_norm",
+     .zoneout_h = 0.2,
+     .layer_norm = 1,
+     .cells = {"gru_before"}},
     {.name = "recurrent_dropout", .recurrent_dropout = 0.3},
     {.name = "everything",
+     .proj_size = 5,
+     .output_proj_size = 4,
      .recurrent_dropout = 0.3,
      .zoneout_h = 0.1,
      .zoneout_c = 0.3,
@@ -228,13 +245,16 @@ static void run(const option *chosen, const char *cell, int32_t dtype, int64_t h
 
 static void test_options(void)
 {
-    static const char *const cells[] = {"lstm", "peephole"};
     static const int64_t sizes[] = {1, 5, 16, 33};
     for (size_t k = 0; k < sizeof options / sizeof options[0]; k++)
-        for (int cell = 0; cell < 2; cell++)
-            for (int s = 0; s < 4; s++)
+        for (int cell = -2; cell < FURTHER_CELLS; cell++) {
+            const char *name = cell == -2   ? "lstm"
+                               : cell == -1 ? "peephole"
+                                            : options[k].cells[cell];
+            for (int s = 0; name && s < 4; s++)
                 for (int32_t dtype = FL_FLOAT32; dtype <= FL_FLOAT64; dtype++)
-                    run(&options[k], cells[cell], dtype, sizes[s], (s + cell) & 1);
+                    run(&options[k], name, dtype, sizes[s], (s + cell) & 1);
+        }
 }
 
 static void test_what_does_not_go_together(void)
@@ -247,11 +267,18 @@ static void test_what_does_not_go_together(void)
     config.zoneout_h = NAN;
     CHECK_EQUAL(fl_recurrent_create(&config, &layer), FL_ERR_ARGUMENT);
     config = good;
-    config.zoneout_c = 0.1;
-    config.proj_size = 2;
+    config.truncated = FL_TRUNCATED_AT_PEEPHOLES;
+    CHECK_EQUAL(fl_recurrent_create(&config, &layer), FL_ERR_ARGUMENT);
+    config.cell = "peephole";
+    config.truncated = FL_TRUNCATED_AT_PEEPHOLES + 1;
+    CHECK_EQUAL(fl_recurrent_create(&config, &layer), FL_ERR_ARGUMENT);
+    config.truncated = -1;
     CHECK_EQUAL(fl_recurrent_create(&config, &layer), FL_ERR_ARGUMENT);
     config = good;
     config.cell = "rnn";
+    config.truncated = FL_TRUNCATED;
+    CHECK_EQUAL(fl_recurrent_create(&config, &layer), FL_ERR_ARGUMENT);
+    config.truncated = FL_NOT_TRUNCATED;
     config.zoneout_c = 0.1;
     CHECK_EQUAL(fl_recurrent_create(&config, &layer), FL_ERR_ARGUMENT);
     config.zoneout_c = 0;

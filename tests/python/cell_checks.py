@@ -52,20 +52,30 @@ class Option:
         return not self.refuses(cell)
 
 
-WITHOUT_C = ("rnn", "gru", "slstm")
+WITHOUT_C = ("rnn", "gru")
+UNPROJECTED = ("rnn", "gru", "tlstm", "peephole_article")
 OPTIONS = (
-    Option("proj_size", {"proj_size": 2}, ("rnn", "gru", "tlstm", "peephole_article")),
-    Option(
-        "output_proj_size",
-        {"proj_size": 2, "output_proj_size": 3},
-        ("rnn", "gru", "tlstm", "peephole_article"),
-    ),
+    Option("proj_size", {"proj_size": 2}, UNPROJECTED),
+    Option("output_proj_size", {"proj_size": 2, "output_proj_size": 3}, UNPROJECTED),
     Option("cells_per_block", {"cells_per_block": 2}, ("rnn", "gru", "peephole"), doubles=True),
-    Option("layer_norm", {"layer_norm": True}, ("gru_before", "tlstm", "fgr", "lstm1997_gates")),
+    Option("layer_norm", {"layer_norm": True}),
+    Option(
+        "layer_norm, cells_per_block",
+        {"layer_norm": True, "cells_per_block": 2},
+        ("rnn", "gru", "peephole"),
+        doubles=True,
+    ),
     Option("learn_initial_state", {"learn_initial_state": True}),
     Option("checkpoint_every", {"checkpoint_every": 2}, one_direction=True),
     Option("zoneout", {"zoneout": (0.2, 0.3)}, WITHOUT_C, random=True),
     Option("zoneout of h", {"zoneout": (0.2, 0.0)}, random=True),
+    Option("zoneout, proj_size", {"zoneout": (0.2, 0.3), "proj_size": 2}, UNPROJECTED, random=True),
+    Option(
+        "zoneout, output_proj_size",
+        {"zoneout": (0.3, 0.2), "proj_size": 6, "output_proj_size": 3},
+        UNPROJECTED,
+        random=True,
+    ),
     Option("recurrent_dropout", {"recurrent_dropout": 0.3}, ("rnn",), random=True),
     Option("dropout", {"dropout": 0.3}, random=True),
     Option("weight_dropout", {"weight_dropout": 0.3}, random=True),

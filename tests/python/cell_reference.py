@@ -201,6 +201,7 @@ class Cell:
     peepholes: str = ""
     n_states: int = 2
     fed_by_gates: str = ""
+    normed_apart: str = ""  # h_gates whose products are normalised by themselves
 
 
 CELLS: dict[str, Cell] = {
@@ -225,8 +226,8 @@ CELLS: dict[str, Cell] = {
     "niaf": Cell(niaf, "ifgo", "ifgo"),
     "noaf": Cell(partial(lstm, squash=identity), "ifgo", "ifgo"),
     "gru": Cell(gru, "rzn", "rzn", n_states=1),
-    "gru_before": Cell(gru_before, "rzn", "rzn", n_states=1),
-    "tlstm": Cell(tlstm, "ifgo", "ifgod"),
+    "gru_before": Cell(gru_before, "rzn", "rzn", n_states=1, normed_apart="n"),
+    "tlstm": Cell(tlstm, "ifgo", "ifgod", normed_apart="d"),
     "slstm": Cell(slstm, "ifgo", "ifgo", n_states=4),
     "slstm_exp": Cell(partial(slstm, log_forget=identity), "ifgo", "ifgo", n_states=4),
 }
@@ -266,14 +267,24 @@ class Weights:
     def g(self, gate: str, *gates: Array) -> Array:
         weight = self.parameters[f"weight_gg_{self.suffix}"]
         before = np.concatenate([value[:: self.block] for value in gates])
-        return self._rows(weight @ before, self.cell.fed_by_gates, gate)
+        gates = self.cell.fed_by_gates
+        return self._rows(self._normalized("gg", gates, gates, weight @ before), gates, gate)
 
     def _affine(self, kind: str, gates: str, gate: str, value: Array) -> Array:
         product = self.parameters[f"weight_{kind}_{self.suffix}"] @ value
-        gain = self.parameters.get(f"weight_ln_{kind}_{self.suffix}")
-        if gain is not None:
-            product = gain * normalized(product)
+        apart = self.cell.normed_apart if kind == "hh" else ""
+        together = apart if gate in apart else gates.removesuffix(apart)
+        product = self._normalized(kind, gates, together, product)
         return self._rows(product + self.parameters.get(f"bias_{kind}_{self.suffix}", 0.0), gates, gate)
+
+    def _normalized(self, kind: str, gates: str, together: str, product: Array) -> Array:
+        """Over the gates that are normalised together; a gate of a block counts once for each cell."""
+        gain = self.parameters.get(f"weight_ln_{kind}_{self.suffix}")
+        if gain is None:
+            return product
+        sizes = gate_sizes(gates, 1, self.block)
+        copies = [(self.block if gate in "ifo" else 1) * (gate in together) for gate in gates]
+        return gain * normalized(product, np.repeat(copies, np.multiply(sizes, len(product) // sum(sizes))))
 
     def _rows(self, values: Array, gates: str, gate: str) -> Array:
         """Those of a gate, a value per cell."""
@@ -284,8 +295,9 @@ class Weights:
         return found if gate not in "ifo" else np.repeat(found, self.block)
 
 
-def normalized(z: Array) -> Array:
-    return (z - z.mean()) / np.sqrt(z.var() + 1e-5)
+def normalized(z: Array, counts: Array | None = None) -> Array:
+    centred = z - np.average(z, weights=counts)
+    return centred / np.sqrt(np.average(centred**2, weights=counts) + 1e-5)
 
 
 def gate_sizes(gates: str, hidden: int, block: int) -> list[int]:
@@ -335,7 +347,9 @@ def parameter_shapes(
             shapes[f"weight_hr_{suffix}"] = (output, hidden_size)
         if layer_norm:
             shapes |= {f"weight_ln_ih_{suffix}": (x_rows,), f"weight_ln_hh_{suffix}": (h_rows,)}
-            if facts.n_states == 2:  # h = o * tanh(c)
+            if facts.fed_by_gates:
+                shapes[f"weight_ln_gg_{suffix}"] = (rows,)
+            if facts.n_states == 2 or facts.fed_by_gates:  # h = o * tanh(c)
                 shapes |= {f"weight_ln_c_{suffix}": (hidden_size,), f"bias_ln_c_{suffix}": (hidden_size,)}
         if learn_initial_state:
             learned[f"h0_{suffix}"] = (recurrent,)
@@ -358,11 +372,33 @@ def one_step(
     if options.get("proj_size"):
         output = weights.parameters[f"weight_hr_{weights.suffix}"] @ new[0]
         new = (output[: options["proj_size"]], *new[1:])
-    keep = options.get("zoneout", (0.0, 0.0))
-    zoned = [p * old + (1.0 - p) * value for p, old, value in zip(keep, states, new, strict=False)]
-    if any(keep):
-        new, output = (*zoned, *new[2:]), zoned[0]
+    if "zoneout" in options:
+        keep_h, keep_c = options["zoneout"]
+        if cell.startswith("slstm"):
+            new = (*zoned(states[:1], new[:1], keep_h, 0.0), *zoned_memory(states[1:], new[1:], keep_c))
+        else:
+            new = zoned(states, new, keep_h, keep_c)
+        output = np.concatenate([new[0], output[len(new[0]) :]])
     return output, new
+
+
+def zoned(
+    before: tuple[Array, ...], new: tuple[Array, ...], keep_h: float, keep_c: float
+) -> tuple[Array, ...]:
+    """Expectation of h and of the first state after a step; gates that recur are not zoned."""
+    shares = [keep_h, keep_c] + [0.0] * (len(new) - 2)
+    return tuple(p * old + (1.0 - p) * value for p, old, value in zip(shares, before, new, strict=False))
+
+
+def zoned_memory(before: tuple[Array, ...], new: tuple[Array, ...], keep: float) -> tuple[Array, ...]:
+    """Expectation of c e^m and n e^m of (c, n, m); n = 0 is no history."""
+    if keep == 0.0:
+        return new
+    was = np.where(before[1] == 0.0, -np.inf, np.log(keep) + before[2])
+    now = np.log1p(-keep) + new[2]
+    m = np.maximum(was, now)
+    kept, taken = np.exp(was - m), np.exp(now - m)
+    return kept * before[0] + taken * new[0], kept * before[1] + taken * new[1], m
 
 
 def forward(

@@ -101,7 +101,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "proj_size": (Number(0, integer=True),),
     "layer_norm": (Boolean(),),
     "learn_initial_state": (Boolean(),),
-    "truncated": (Boolean(),),
+    "truncated": (Boolean(), Choice(("peepholes",))),
     "bidirectional": (Boolean(),),
     "residual": (Boolean(),),
     "skip": (Choice(tuple(skip for skip in SKIPS if skip)), Nothing()),

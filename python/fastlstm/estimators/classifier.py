@@ -54,8 +54,8 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         Whether the products of a step and the cell state are normalised over the units (Ba et al. 2016).
     learn_initial_state : bool, default=False
         Whether the states that a sequence starts from are learned; they are zero otherwise.
-    truncated : bool, default=False
-        Whether errors stop at the net inputs of gates and cells, as in the training of 1997.
+    truncated : {False, True, "peepholes"}, default=False
+        Whether errors stop at the net inputs of gates and cells, as in the training of 1997, or at peepholes alone.
     bidirectional : bool, default=False
         Whether a second network reads each sequence from its end (Graves & Schmidhuber 2005).
     residual : bool, default=False
@@ -194,7 +194,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         proj_size: int = 0,
         layer_norm: bool = False,
         learn_initial_state: bool = False,
-        truncated: bool = False,
+        truncated: bool | str = False,
         bidirectional: bool = False,
         residual: bool = False,
         skip: str | None = None,

@@ -45,7 +45,7 @@ class MemoryBlocks:
         for name, shape in shapes:
             rows, columns = np.arange(shape[0]), np.arange(math.prod(shape[1:]))
             real = np.ones(columns.size, bool)
-            if name.startswith(("weight_ih", "weight_hh", "weight_gg", "bias")):
+            if any(kind in name for kind in ("_ih_", "_hh_", "_gg_")):
                 rows = _units_to_gates(gates_of(name), hidden, size)
             if name.startswith("weight_gg"):
                 columns = _units_to_gates(fed_by, hidden, size)

@@ -39,8 +39,8 @@ _ROWS = {
     "fgr": ("ifgo", "ifgo", "ifo"),
 }
 _WITHOUT_BLOCKS = ("rnn", "gru", "peephole")
-_UNNORMALIZED = ("gru_before", "tlstm", "fgr", "lstm1997_gates")
 _UNPROJECTED = ("rnn", "gru", "tlstm", "peephole_article")
+_TRUNCATED = {False: 0, True: 1, "peepholes": 2}
 _IDENTITY = {"lstm": "noaf", "peephole": "peephole_identity", "peephole_article": "peephole_article_identity"}
 
 
@@ -159,8 +159,12 @@ class LSTM(Parameterized):
         Normalise W x, U h_prev and, before the output squashing, c over their units, each to mean 0 and variance 1
         (plus 1e-5), times a learned gain: gates = LN(W x) + LN(U h_prev) + b, h = o * tanh(LN(c)) (Ba, Kiros and
         Hinton, arXiv 1607.06450). Parameters ``weight_ln_ih`` (gates*hidden,), ``weight_ln_hh`` (gates*hidden,),
-        and for a cell with h = o * tanh(c) ``weight_ln_c``, ``bias_ln_c`` (hidden,). Not for "tlstm",
-        "gru_before", the cells whose gates recur, and cells_per_block above 1.
+        and for a cell with h = o * tanh(c) ``weight_ln_c``, ``bias_ln_c`` (hidden,). Where gates recur their product
+        is normalised as well, gates = LN(W x) + LN(U h_prev) + LN(G gates_prev) + b, with gains ``weight_ln_gg``
+        (gates*hidden,). In a step of two products each is normalised over its own gates: "gru_before" has
+        r, z = sigmoid(LN(W x) + LN(U_rz h_prev) + b) and n = tanh(LN(W x) + LN(U_n (r * h_prev)) + b), W x over all
+        three gates; "tlstm" has tanh(LN(U_d c_prev) + b_d), and the LSTM's four gates. A gate of a memory block counts
+        once for each of its cells.
     dropout : float, default=0.0
         Fraction of each layer's input dropped between layers while training: one mask per sequence.
     recurrent_dropout : float, default=0.0
@@ -169,8 +173,9 @@ class LSTM(Parameterized):
     zoneout : float or pair of floats, default=0.0
         Probability that a unit keeps, at a step of a training call, what it had before: of h and of c, or one number
         for both; drawn for each sequence, step and unit, in 65536ths. Inference takes the expectation, a mixture
-        (Krueger et al., arXiv 1606.01305). h alone for the cells without c, and for "slstm" (p, 0.0). Not with
-        proj_size.
+        (Krueger et al., arXiv 1606.01305). h alone for the cells without c. With proj_size it is the projected h that
+        is kept; for "slstm" and "slstm_exp" c, n and m are kept together, and the expectation is that of what
+        they stand for, c e^m and n e^m.
     weight_dropout : float, default=0.0
         Fraction of the entries of ``weight_hh`` dropped in each training call, the same ones at every step
         (DropConnect on U: Merity, Keskar and Socher, arXiv 1708.02182).
@@ -181,10 +186,12 @@ class LSTM(Parameterized):
     learn_initial_state : bool, default=False
         Learn the states that a sequence starts from if none are given: parameters ``h0`` and ``c0`` of each layer
         and direction (``h0_l0``, ...), zero at first; ``h0`` alone for "slstm", whose c starts without history.
-    truncated : bool, default=False
-        Truncated gradient of the papers of 1997 to 2002: errors that arrive at the net input of a gate or of the
-        cell, or at a peephole, change the weights there and go on to x, and no further back in time. What is
+    truncated : {False, True, "peepholes"}, default=False
+        True is the truncated gradient of the papers of 1997 to 2002: errors that arrive at the net input of a gate or
+        of the cell, or at a peephole, change the weights there and go on to x, and no further back in time. What is
         left is the constant error carousel, c. Not for the plain recurrent cells, the GRUs and "tlstm".
+        "peepholes", for the cell "peephole", cuts at the peepholes alone: an error that arrives at one changes its
+        weight and goes no further, all other gradients are full.
     time_decay : {"log", "inverse"}, default="log"
         Weight g of the short-term memory after the elapsed time `delta_t`, for the cell "tlstm":
         1 / log(e + delta_t), or 1 / delta_t; 1 where delta_t is 0.
@@ -257,7 +264,7 @@ class LSTM(Parameterized):
         weight_noise: float = 0.0,
         cell_activation: str = "tanh",
         learn_initial_state: bool = False,
-        truncated: bool = False,
+        truncated: bool | str = False,
         time_decay: str = "log",
         checkpoint_every: int | None = None,
         dtype: Any = "float32",
@@ -283,9 +290,7 @@ class LSTM(Parameterized):
             raise ValueError(
                 f"the cell {cell!r} has no cell input to drop; recurrent_dropout must be 0.0, got {recurrent_dropout}"
             )
-        if truncated and cell.startswith(("rnn", "gru", "tlstm")):
-            raise ValueError(f"the cell {cell!r} has no truncated gradient; truncated must be False")
-        self.truncated = bool(truncated)
+        self.truncated = _as_truncated(truncated, cell)
         self.input_size = as_size(input_size, "input_size")
         self.hidden_size = as_size(hidden_size, "hidden_size")
         self.num_layers = as_size(num_layers, "num_layers")
@@ -296,11 +301,7 @@ class LSTM(Parameterized):
         if self.proj_size and cell.startswith(_UNPROJECTED):
             raise ValueError(f"the cell {cell!r} takes no projection; proj_size must be 0, got {proj_size}")
         self.layer_norm = bool(layer_norm)
-        if self.layer_norm and cell.startswith(_UNNORMALIZED):
-            raise ValueError(f"the cell {cell!r} has no layer normalisation; layer_norm must be False")
-        if self.layer_norm and cells_per_block != 1:
-            raise ValueError(f"layer_norm goes with cells_per_block 1, got cells_per_block {cells_per_block}")
-        self.zoneout, self._zoneout = self._as_zoneout(zoneout, cell)
+        self.zoneout, self._zoneout = _as_zoneout(zoneout, cell)
         self.cell = cell
         self.cell_activation = cell_activation
         self.time_decay = time_decay
@@ -331,7 +332,7 @@ class LSTM(Parameterized):
             self.dtype.name,
             self.dropout,
             self.recurrent_dropout,
-            self.truncated,
+            _TRUNCATED[self.truncated],
             self.proj_size,
             self.output_proj_size,
             self.layer_norm,
@@ -362,34 +363,16 @@ class LSTM(Parameterized):
             elif name.startswith("bias_ln_"):
                 view[...] = 0.0
 
-    def _as_zoneout(self, zoneout: Any, cell: str) -> tuple[float | tuple[float, float], tuple[float, float]]:
-        """The checked argument, and the probabilities of h and c."""
-        one = np.ndim(zoneout) == 0
-        if not one and len(zoneout) != 2:
-            raise ValueError(f"zoneout must be a number or a pair for h and c, got {zoneout!r}")
-        h, c = (as_fraction(p, "zoneout") for p in ((zoneout, zoneout) if one else zoneout))
-        if cell.startswith(("rnn", "gru")):
-            if c and not one:
-                raise ValueError(
-                    f"the cell {cell!r} has no c to zone; zoneout must be a number or ({h}, 0.0)"
-                )
-            return (h if one else (h, 0.0)), (h, 0.0)
-        if c and cell.startswith("slstm"):
-            raise ValueError(
-                f"the cell {cell!r} has no zoneout of c; zoneout must be ({h}, 0.0), got {zoneout}"
-            )
-        if (h or c) and self.proj_size:
-            raise ValueError(f"zoneout goes with proj_size 0, got proj_size {self.proj_size}")
-        return (h if one else (h, c)), (h, c)
-
     @property
     def state_names(self) -> tuple[str, ...]:
         """Names of the states in the order of state tuples: ("h", "c"), ("h",), or ("h", "c", "n", "m")."""
         return tuple(self._core.state_names)
 
     def gates_of(self, name: str) -> str:
-        """Gates, by letter, of the row blocks of a parameter ``weight_ih``, ``weight_hh``, ``weight_gg`` or bias."""
-        kind = ("ih", "hh", "gg").index(name.split("_")[1])
+        """Gates, by letter, of the row blocks of a parameter ``weight_ih``, ``weight_hh``, ``weight_gg``, of their
+        biases and gains.
+        """
+        kind = next(k for k, letters in enumerate(("ih", "hh", "gg")) if f"_{letters}" in name)
         cell = self.cell.removesuffix("_identity")
         return _ROWS[cell][kind] if cell in _ROWS else self._core.slot_names
 
@@ -1047,6 +1030,32 @@ class LSTM(Parameterized):
             return None, None, final
         ends = np.cumsum(lengths)
         return np.empty((int(ends[-1]), self.output_size), self.dtype), ends - lengths, final
+
+
+def _as_zoneout(zoneout: Any, cell: str) -> tuple[float | tuple[float, float], tuple[float, float]]:
+    """The checked argument, and the probabilities of h and c."""
+    one = np.ndim(zoneout) == 0
+    if not one and len(zoneout) != 2:
+        raise ValueError(f"zoneout must be a number or a pair for h and c, got {zoneout!r}")
+    h, c = (as_fraction(p, "zoneout") for p in ((zoneout, zoneout) if one else zoneout))
+    if cell.startswith(("rnn", "gru")):
+        if c and not one:
+            raise ValueError(f"the cell {cell!r} has no c to zone; zoneout must be a number or ({h}, 0.0)")
+        return (h if one else (h, 0.0)), (h, 0.0)
+    return (h if one else (h, c)), (h, c)
+
+
+def _as_truncated(truncated: Any, cell: str) -> bool | str:
+    """The checked argument."""
+    if truncated not in (False, True, "peepholes"):
+        raise ValueError(f"truncated must be False, True or 'peepholes', got {truncated!r}")
+    if truncated == "peepholes":
+        if cell not in ("peephole", "peephole_identity"):
+            raise ValueError(f"the cell {cell!r} has no peepholes; truncated must be False or True")
+        return "peepholes"
+    if truncated and cell.startswith(("rnn", "gru", "tlstm")):
+        raise ValueError(f"the cell {cell!r} has no truncated gradient; truncated must be False")
+    return bool(truncated)
 
 
 class RNN(LSTM):

@@ -9,7 +9,8 @@ static const fl_cell_facts FL_T(slstm_facts) = {.name = "slstm",
                                                 .h_gates = 4,
                                                 .x_gate = {0, 1, 2, 3},
                                                 .h_gate = {0, 1, 2, 3},
-                                                .states = 3};
+                                                .states = 3,
+                                                .stabilised = 1};
 
 FL_INLINE void FL_T(slstm_forward)(FL_T(fl_unit) * u)
 {

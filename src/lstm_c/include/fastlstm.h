@@ -41,8 +41,9 @@ typedef enum fl_precision {
     FL_PRECISION_FLOAT32 = 0,
     FL_PRECISION_HIGH = 1,     /* relative error of a product at most 1e-5 */
     FL_PRECISION_BFLOAT16 = 2, /* weight matrices are rounded to bfloat16 */
-    FL_PRECISION_INT8 = 3      /* inference: weight matrices to 8 bits and a scale a row, what they
-                                  multiply to as much of 16 bits as the sum allows, by its largest value */
+    FL_PRECISION_INT8 =
+        3 /* inference: weight matrices to 8 bits and a scale a row, what they
+             multiply to as much of 16 bits as the sum allows, by its largest value */
 } fl_precision;
 
 /* ---- process ---- */
@@ -68,6 +69,15 @@ const char *fl_cell_name(int32_t index);
 typedef struct fl_recurrent fl_recurrent;
 typedef struct fl_tape fl_tape;
 
+/* Where errors stop on their way back in time: nowhere; where they arrive at the net input of a
+ * gate or cell from the step before, for cells with a state and one product a step; at the
+ * peepholes alone, for cells that have them. */
+typedef enum fl_truncation {
+    FL_NOT_TRUNCATED = 0,
+    FL_TRUNCATED = 1,
+    FL_TRUNCATED_AT_PEEPHOLES = 2
+} fl_truncation;
+
 typedef struct fl_recurrent_config {
     const char *cell; /* one of fl_cell_name */
     int64_t input_size, hidden_size, num_layers;
@@ -80,14 +90,13 @@ typedef struct fl_recurrent_config {
      * output of a step is [h, W_p m], W_p (output_proj_size, hidden). 0: none. For cells with
      * states and one product of h a step. */
     int64_t proj_size, output_proj_size;
-    int32_t truncated; /* backward: errors stop where they arrive at the net input of a gate or cell
-                          from the step before; for cells with a state and one product a step */
+    int32_t truncated;           /* fl_truncation, of the backward pass */
     double zoneout_h, zoneout_c; /* probability that h, or the cell state, keeps its value at a
-                                    step; without a projection, zoneout_c for cells of one state */
-    int32_t layer_norm; /* normalise x W, h U and, where h = o * squash(c), c; for cells with one
-                           product a step and no gates that recur */
+                                    step; zoneout_c for cells that have a cell state */
+    int32_t layer_norm; /* normalise x W, each recurrent product and, where h = o * squash(c), c */
     int32_t precision;  /* fl_precision; FL_PRECISION_FLOAT32 alone with FL_FLOAT64 */
-    int32_t batch_invariant; /* one order of the sums for any number of sequences, and for streams */
+    int32_t
+        batch_invariant; /* one order of the sums for any number of sequences, and for streams */
 } fl_recurrent_config;
 
 fl_status fl_recurrent_create(const fl_recurrent_config *config, fl_recurrent **layer);
@@ -111,7 +120,8 @@ typedef enum fl_parameter_kind {
     FL_NORM_IH = 9,   /* gains of layer normalisation, of x W, 10 of h U, 11 of c */
     FL_NORM_HH = 10,
     FL_NORM_C = 11,
-    FL_NORM_BIAS = 12 /* what it adds to c */
+    FL_NORM_BIAS = 12, /* what it adds to c */
+    FL_NORM_GG = 13    /* gain of what gates of the step before feed to gates */
 } fl_parameter_kind;
 typedef struct fl_parameter {
     int32_t kind, layer, direction;
@@ -227,8 +237,8 @@ typedef enum fl_activation { FL_SIGMOID = 0, FL_TANH = 1 } fl_activation;
 /* y = activation(x) by the kernels' own vector code. */
 fl_status fl_activate(int32_t dtype, int32_t activation, const void *x, void *y, int64_t count);
 
-/* Cross-entropy of softmax(x), x (n, classes), with the class target[row] of [0, classes): loss (n) =,
- * gradient (n, classes) = of the sum of the losses. */
+/* Cross-entropy of softmax(x), x (n, classes), with the class target[row] of [0, classes): loss (n)
+ * =, gradient (n, classes) = of the sum of the losses. */
 fl_status fl_softmax_cross_entropy(int32_t dtype, int64_t n, int64_t classes, const void *x,
                                    const int64_t *target, void *loss, void *gradient);
 

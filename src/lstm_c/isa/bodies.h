@@ -18,7 +18,11 @@ enum { FL_LANES_f64 = FL_LANES };
 #undef FL_SUFFIX
 #undef FL_DOUBLE
 
-#define FL_TABLES FL_TABLE(f32), FL_TABLE(f64), {gemm_bfloat16, gemm_int8, quantize}
+#define FL_TABLES                                                                                  \
+    FL_TABLE(f32), FL_TABLE(f64),                                                                  \
+    {                                                                                              \
+        gemm_bfloat16, gemm_int8, quantize                                                         \
+    }
 #define FL_TABLE(dtype)                                                                            \
     {                                                                                              \
         FL_LANES_##dtype, gemm_##dtype, cell_table_##dtype,                                        \

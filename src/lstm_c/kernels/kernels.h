@@ -41,6 +41,7 @@ typedef struct fl_cell_facts {
     int takes_mask;          /* 1: the pointwise body multiplies its cell input by `mask` */
     const char *slot_names;  /* a letter per slot, for what the tape keeps of it */
     const char *state_names; /* a letter per state; NULL: as many as there are of "cnm" */
+    int stabilised; /* 1: states c, n, m stand for the memory c e^m, n e^m; n = 0: no history */
     /* States 1 .. gate_states are gates of the step, which go into the next one through weight_gg:
      * slot s takes the product of gate g_gate[s] of it (-1: none). */
     int gate_states;
@@ -138,24 +139,29 @@ typedef struct FL_T(fl_backstep) {
 typedef struct FL_T(fl_zone) {
     int64_t rows, units, unit_first, unit_end, plane;
     int states;           /* the first ones are zoned */
-    const uint8_t *flags; /* (rows, 2, plane): of h and of the states; or NULL */
+    int stabilised;       /* see fl_cell_facts */
+    const uint8_t *flags; /* rows of two halves, of h and of the states; or NULL */
     int64_t flags_row;
     real expected_h, expected_c;
+    real log_kept, log_new;          /* stabilised: of expected_c, of 1 - expected_c */
     const real *h_prev, *state_prev; /* before the step */
     int64_t h_prev_row, state_row;
-    real *h, *state;
+    real *h, *state; /* h: (rows, units), or NULL: it is not zoned here */
     int64_t h_row;
     real *unzoned; /* as state: what the cell left there; or NULL */
 } FL_T(fl_zone);
 typedef struct FL_T(fl_zone_gradient) {
     int64_t rows, units, unit_first, unit_end, plane;
-    int states;
+    int states, stabilised;
     const uint8_t *flags;
     int64_t flags_row;
-    real expected_h, expected_c;
+    real expected_h, expected_c, log_kept, log_new;
+    const real *state_prev; /* stabilised: states before the step, */
+    const real *unzoned;    /* and as its cell left them */
+    int64_t state_prev_row, unzoned_row;
     const real *dy; /* is added to dh first; or NULL */
     int64_t dy_row;
-    real *dh, *dstate;
+    real *dh, *dstate; /* dh: (rows, units), or NULL: h is not zoned here */
     int64_t dh_row, dstate_row;
     real *past; /* (rows, 1 + states, plane) = what goes to h and states before the step */
     int64_t past_row;

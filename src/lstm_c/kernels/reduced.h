@@ -1,5 +1,5 @@
-/* Products of float32 rows with weights in other formats: what an ISA offers to the layers beside the
- * tables of kernels.h. No function here allocates, locks or knows about threads. */
+/* Products of float32 rows with weights in other formats: what an ISA offers to the layers beside
+ * the tables of kernels.h. No function here allocates, locks or knows about threads. */
 #ifndef FL_KERNELS_REDUCED_H
 #define FL_KERNELS_REDUCED_H
 
@@ -7,9 +7,9 @@
 
 #include "base/compiler.h"
 
-/* Weights in fewer bytes than a float, for products that wait for their weights. Panels as above, but
- * two depths at once: a 32-bit lane of bfloat16 holds depths k and k + 1 of its column, the even one
- * low; of int8, 16 bits do. An odd depth ends with a zero. */
+/* Weights in fewer bytes than a float, for products that wait for their weights. Panels as above,
+ * but two depths at once: a 32-bit lane of bfloat16 holds depths k and k + 1 of its column, the
+ * even one low; of int8, 16 bits do. An odd depth ends with a zero. */
 typedef enum fl_weight_format {
     FL_WEIGHTS_PLAIN = 0,
     FL_WEIGHTS_BFLOAT16 = 1, /* products and sums as with plain weights of the same values */
@@ -42,8 +42,8 @@ typedef struct fl_reduced_kernels {
     float (*quantize)(const float *row, int64_t depth, float limit, int16_t *to);
 } fl_reduced_kernels;
 
-/* Products on bfloat16 tiles; see kernels/tile_gemm.h. Operands are split once, into `parts` (1 to 3)
- * bfloat16 numbers a value. */
+/* Products on bfloat16 tiles; see kernels/tile_gemm.h. Operands are split once, into `parts` (1 to
+ * 3) bfloat16 numbers a value. */
 typedef struct fl_tile_operand {
     const float *values;
     int64_t rows, depth;              /* of B: columns of the block, and depth */
@@ -55,8 +55,8 @@ typedef struct fl_tile_operand {
 /* C = init + A B for blocks of columns [block_first, block_end); `=`, c may be init. */
 typedef struct fl_tile_gemm {
     int64_t rows, depth, block_first, block_end, descending;
-    int64_t width;   /* columns of a block, at most 64 */
-    int64_t columns; /* of C; the rest of the last block is not written */
+    int64_t width;        /* columns of a block, at most 64 */
+    int64_t columns;      /* of C; the rest of the last block is not written */
     int64_t rows_written; /* the first ones; 0: all */
     int parts;
     const void *a, *b; /* split */
@@ -72,7 +72,8 @@ typedef struct fl_tile_kernels {
     void (*split_block)(const fl_tile_operand *);   /* B, row_stride 1 */
     void (*gemm)(const fl_tile_gemm *);
 } fl_tile_kernels;
-/* Values of 16 bits that a split operand takes: of A, a row's times the rows and FL_TILE_PADDING. */
+/* Values of 16 bits that a split operand takes: of A, a row's times the rows and FL_TILE_PADDING.
+ */
 enum { FL_TILE_PADDING = 15 };
 FL_INLINE int64_t fl_tile_row_size(int64_t depth, int parts)
 {

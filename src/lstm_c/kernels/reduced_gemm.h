@@ -35,7 +35,7 @@ FL_INLINE void accumulate_bfloat16(const fl_reduced_gemm *g, const int nv, const
             FL_UNROLL
             for (int r = 0; !last && r < mr; r++)
                 acc[r][j] = v_fma(v_set1(a[r * g->a_row + 1]),
-                                      (vec)(both & v_iset1((int32_t)0xffff0000)), acc[r][j]);
+                                  (vec)(both & v_iset1((int32_t)0xffff0000)), acc[r][j]);
         }
     }
 }
@@ -64,14 +64,13 @@ static void gemm_bfloat16(const fl_reduced_gemm *g)
         FL_TILE_WALK(gemm_bfloat16_tile, g, 3, g->rows, g->block_first, g->block_end,
                      g->descending);
     else
-        FL_TILE_WALK(gemm_bfloat16_tile, g, FL_BLOCK_VECTORS, g->rows, g->block_first,
-                     g->block_end, g->descending);
+        FL_TILE_WALK(gemm_bfloat16_tile, g, FL_BLOCK_VECTORS, g->rows, g->block_first, g->block_end,
+                     g->descending);
 }
 
 /* sums += A W in integers; w: (blocks, pairs of depths, vectors, lanes, 2). */
 FL_INLINE void accumulate_int8(const fl_reduced_gemm *g, const int nv, const int mr, const int nb,
-                               int64_t row, int64_t block,
-                               ivec sums[][FL_BLOCK_VECTORS * 2])
+                               int64_t row, int64_t block, ivec sums[][FL_BLOCK_VECTORS * 2])
 {
     int64_t width = 2 * nv * FL_LANES, pairs = (g->depth + 1) / 2, b_block = pairs * width;
     const int8_t *b = (const int8_t *)g->b + block * b_block;
@@ -104,9 +103,9 @@ FL_INLINE void gemm_int8_tile(const fl_reduced_gemm *g, const int nv, const int 
         int r = k / (nb * nv), j = k % (nb * nv);
         int64_t at = column + j * FL_LANES;
         vec scale = v_set1(g->row_scale[row + r]) * v_load(g->column_scale + at),
-                sum = __builtin_convertvector(sums[r][j], vec);
+            sum = __builtin_convertvector(sums[r][j], vec);
         v_store(g->c + (row + r) * g->c_row + at,
-                    v_fma(scale, sum, v_load(g->init + (row + r) * g->init_row + at)));
+                v_fma(scale, sum, v_load(g->init + (row + r) * g->init_row + at)));
     }
 }
 

@@ -1,5 +1,5 @@
-/* Cross-entropy of a softmax with the true class, one row at a time: loss = log(sum_j exp(z_j)) - z_t
- * relative to the largest z, gradient = softmax(z) - [j = t]. Two exponentials' worth of work a
+/* Cross-entropy of a softmax with the true class, one row at a time: loss = log(sum_j exp(z_j)) -
+ * z_t relative to the largest z, gradient = softmax(z) - [j = t]. Two exponentials' worth of work a
  * vector; a NaN in a row makes its loss NaN. */
 
 static void FL_T(softmax_row)(const FL_T(fl_softmax) * s, int64_t row)

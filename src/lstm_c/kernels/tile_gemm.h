@@ -2,12 +2,13 @@
  *
  * A float32 number is the sum of three bfloat16 numbers, hi + mid + lo, exactly. The product of two
  * such sums has nine terms, of which six exceed float32's rounding: hi hi, hi mid, mid hi, mid mid,
- * hi lo, lo hi (relative size 1, 2^-8, 2^-8, 2^-16 ...). With two parts three terms are left, and with
- * one part the plain bfloat16 product. Sums are float32 in the registers of the tiles; a product of
- * two bfloat16 numbers is exact there. (Henry, Tang and Heinecke, arXiv 1904.06376.)
+ * hi lo, lo hi (relative size 1, 2^-8, 2^-8, 2^-16 ...). With two parts three terms are left, and
+ * with one part the plain bfloat16 product. Sums are float32 in the registers of the tiles; a
+ * product of two bfloat16 numbers is exact there. (Henry, Tang and Heinecke, arXiv 1904.06376.)
  *
  * Per step of the depth (32) and with three parts: 24 products of 16 cycles, 27 loads of 8 of which
- * half are repeated and hit L1. A product has a latency of about 52 cycles, so four sums go in turns. */
+ * half are repeated and hit L1. A product has a latency of about 52 cycles, so four sums go in
+ * turns. */
 #include "kernels/reduced.h"
 #include "simd/tiles.h"
 
@@ -31,7 +32,8 @@ FL_INLINE uint32_t nearest_bfloat16(uint32_t bits)
 {
     uint32_t rounded = bits + 0x7fffu + (bits >> 16 & 1u);
     uint32_t magnitude = bits & 0x7fffffffu;
-    rounded = magnitude >= 0x7f7f8000u ? bits : rounded; /* would round to infinity, or is not finite */
+    rounded =
+        magnitude >= 0x7f7f8000u ? bits : rounded; /* would round to infinity, or is not finite */
     rounded = magnitude > 0x7f800000u ? bits | 0x400000u : rounded;
     return rounded & 0xffff0000u;
 }
@@ -186,8 +188,7 @@ static void tile_split_block(const fl_tile_operand *from)
     for (int64_t k = 0; k < from->depth; k += FL_TILE_DEPTH)
         for (int64_t first = 0; first < from->rows;
              first += FL_TILE_SIDE, to += from->parts * FL_TILE_BYTES / 4) {
-            int64_t left = from->rows - first,
-                    count = left < FL_TILE_SIDE ? left : FL_TILE_SIDE;
+            int64_t left = from->rows - first, count = left < FL_TILE_SIDE ? left : FL_TILE_SIDE;
             memset(to, 0, (size_t)(from->parts * FL_TILE_BYTES));
             for (int pair = 0; pair < FL_TILE_SIDE && k + 2 * pair < from->depth; pair++) {
                 const float *even = from->values + first + (k + 2 * pair) * from->depth_stride,
@@ -219,7 +220,7 @@ static void tile_split_block(const fl_tile_operand *from)
     } while (0)
 #define FL_TILE_TERM_OF(C, A, B)                                                                   \
     do {                                                                                           \
-        t_load(tiles, 7, b + ((C)*parts + (B)) * FL_TILE_BYTES, 64);                               \
+        t_load(tiles, 7, b + ((C) * parts + (B)) * FL_TILE_BYTES, 64);                             \
         t_dot(tiles, C, A, 7);                                                                     \
     } while (0)
 
@@ -310,8 +311,8 @@ static void tile_gemm(const fl_tile_gemm *g)
 {
     float sums[FL_TILE_SIDE * 4 * FL_TILE_SIDE] __attribute__((aligned(64)));
     int64_t depth = padded_to(g->depth, FL_TILE_DEPTH),
-            block_bytes = depth / FL_TILE_DEPTH * padded_to(g->width, FL_TILE_SIDE) /
-                          FL_TILE_SIDE * g->parts * FL_TILE_BYTES;
+            block_bytes = depth / FL_TILE_DEPTH * padded_to(g->width, FL_TILE_SIDE) / FL_TILE_SIDE *
+                          g->parts * FL_TILE_BYTES;
     fl_tiles tiles;
     fl_tiles_begin(&tiles);
     for (int64_t done = 0; done < g->block_end - g->block_first; done++) {

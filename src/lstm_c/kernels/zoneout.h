@@ -10,28 +10,106 @@ FL_INLINE vec FL_T(zone_kept)(const uint8_t *flags, real expected, int64_t unit)
     return __builtin_convertvector(*(const FL_T(flags) *)(flags + unit), vec);
 }
 
+/* Shares of what was and of what is new in the expectation of a memory c e^m, n e^m, relative to m
+ * = max(log p + m_prev, log(1 - p) + m_new): the larger share is 1, so that n never decays to 0. */
+typedef struct FL_T(fl_mixture) {
+    vec kept, taken, m;
+    ivec keeps; /* the maximum is that of m_prev */
+} FL_T(fl_mixture);
+
+FL_INLINE FL_T(fl_mixture) FL_T(mix_memory)(const real *before, const real *now, int64_t plane,
+                                            real log_kept, real log_new)
+{
+    FL_T(fl_mixture) mixture;
+    ivec fresh = (ivec)(v_load(before + plane) == v_zero());
+    vec was = v_load(before + 2 * plane) + log_kept, is = v_load(now + 2 * plane) + log_new;
+    mixture.keeps = (ivec)(was > is) & ~fresh;
+    mixture.m = FL_T(v_blend)(mixture.keeps, was, is);
+    mixture.kept = FL_T(v_blend)(fresh, v_zero(), v_exp_negative(was - mixture.m));
+    mixture.taken = v_exp_negative(is - mixture.m);
+    return mixture;
+}
+
+FL_INLINE void FL_T(zone_memory)(const FL_T(fl_zone) * s, const real *before, real *now)
+{
+    FL_T(fl_mixture)
+    mixture = FL_T(mix_memory)(before, now, s->plane, s->log_kept, s->log_new);
+    for (int64_t i = 0; i < 2 * s->plane; i += s->plane)
+        v_store(now + i, v_fma(mixture.kept, v_load(before + i), mixture.taken * v_load(now + i)));
+    v_store(now + 2 * s->plane, mixture.m);
+}
+
+FL_INLINE void FL_T(zone_states)(const FL_T(fl_zone) * s, const uint8_t *flags, int64_t at,
+                                 int64_t unit)
+{
+    const vec one = v_set1(1);
+    real *state = s->state + at;
+    const real *before = s->state_prev + at;
+    for (int i = 0; s->unzoned && i < s->states; i++)
+        v_store(s->unzoned + at + i * s->plane, v_load(state + i * s->plane));
+    if (s->stabilised && !flags) {
+        FL_T(zone_memory)(s, before, state);
+        return;
+    }
+    vec kept = FL_T(zone_kept)(flags, s->expected_c, unit);
+    for (int i = 0; i < s->states; i++, state += s->plane, before += s->plane)
+        v_store(state, v_fma(kept, v_load(before), (one - kept) * v_load(state)));
+}
+
 /* h and states of a step, which its cell has left at their new values. */
 static void FL_T(zone)(const FL_T(fl_zone) * s)
 {
     const vec one = v_set1(1);
     for (int64_t row = 0; row < s->rows; row++) {
-        const uint8_t *flags = s->flags ? s->flags + row * s->flags_row : NULL;
+        const uint8_t *of_h = s->flags ? s->flags + row * s->flags_row : NULL,
+                      *of_states = of_h ? of_h + s->flags_row / 2 : NULL;
         for (int64_t unit = s->unit_first; unit < s->unit_end; unit += FL_LANES) {
-            vec kept = FL_T(zone_kept)(flags, s->expected_h, unit);
-            real *h = s->h + row * s->h_row;
-            vec before = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units),
-                now = FL_T(load_column)(h, unit, s->units);
-            FL_T(store_column)(h, v_fma(kept, before, (one - kept) * now), unit, s->units);
-            kept = FL_T(zone_kept)(flags ? flags + s->plane : NULL, s->expected_c, unit);
-            for (int i = 0; i < s->states; i++) {
-                real *state = s->state + row * s->state_row + i * s->plane + unit;
-                before = v_load(s->state_prev + row * s->state_row + i * s->plane + unit);
-                now = v_load(state);
-                if (s->unzoned)
-                    v_store(s->unzoned + row * s->state_row + i * s->plane + unit, now);
-                v_store(state, v_fma(kept, before, (one - kept) * now));
+            if (s->h) {
+                real *h = s->h + row * s->h_row;
+                vec kept = FL_T(zone_kept)(of_h, s->expected_h, unit),
+                    before = FL_T(load_column)(s->h_prev + row * s->h_prev_row, unit, s->units),
+                    now = FL_T(load_column)(h, unit, s->units);
+                FL_T(store_column)(h, v_fma(kept, before, (one - kept) * now), unit, s->units);
             }
+            if (s->states)
+                FL_T(zone_states)(s, of_states, row * s->state_row + unit, unit);
         }
+    }
+}
+
+FL_INLINE void FL_T(zone_memory_gradient)(const FL_T(fl_zone_gradient) * s, const real *before,
+                                          const real *now, real *dstate, real *past)
+{
+    int64_t n = s->plane, m = 2 * s->plane;
+    FL_T(fl_mixture)
+    mixture = FL_T(mix_memory)(before, now, s->plane, s->log_kept, s->log_new);
+    vec dc = v_load(dstate), dn = v_load(dstate + n);
+    vec dkept = v_fma(dc, v_load(before), dn * v_load(before + n)) * mixture.kept,
+        dtaken = v_fma(dc, v_load(now), dn * v_load(now + n)) * mixture.taken,
+        dm = v_load(dstate + m) - dkept - dtaken;
+    v_store(past, dc * mixture.kept);
+    v_store(past + n, dn * mixture.kept);
+    v_store(past + m, dkept + FL_T(v_blend)(mixture.keeps, dm, v_zero()));
+    v_store(dstate, dc * mixture.taken);
+    v_store(dstate + n, dn * mixture.taken);
+    v_store(dstate + m, dtaken + FL_T(v_blend)(mixture.keeps, v_zero(), dm));
+}
+
+FL_INLINE void FL_T(zone_states_gradient)(const FL_T(fl_zone_gradient) * s, const uint8_t *flags,
+                                          int64_t row, int64_t unit)
+{
+    real *dstate = s->dstate + row * s->dstate_row + unit,
+         *past = s->past + row * s->past_row + s->plane + unit;
+    if (s->stabilised && !flags) {
+        FL_T(zone_memory_gradient)(s, s->state_prev + row * s->state_prev_row + unit,
+                                   s->unzoned + row * s->unzoned_row + unit, dstate, past);
+        return;
+    }
+    vec share = FL_T(zone_kept)(flags, s->expected_c, unit);
+    for (int i = 0; i < s->states; i++, dstate += s->plane, past += s->plane) {
+        vec total = v_load(dstate), kept = total * share;
+        v_store(past, kept);
+        v_store(dstate, total - kept);
     }
 }
 
@@ -39,23 +117,20 @@ static void FL_T(zone)(const FL_T(fl_zone) * s)
 static void FL_T(zone_gradient)(const FL_T(fl_zone_gradient) * s)
 {
     for (int64_t row = 0; row < s->rows; row++) {
-        const uint8_t *flags = s->flags ? s->flags + row * s->flags_row : NULL;
+        const uint8_t *of_h = s->flags ? s->flags + row * s->flags_row : NULL,
+                      *of_states = of_h ? of_h + s->flags_row / 2 : NULL;
         for (int64_t unit = s->unit_first; unit < s->unit_end; unit += FL_LANES) {
-            real *past = s->past + row * s->past_row + unit, *dh = s->dh + row * s->dh_row + unit;
-            vec total = v_load(dh), kept;
-            if (s->dy)
-                total += FL_T(load_column)(s->dy + row * s->dy_row, unit, s->units);
-            kept = total * FL_T(zone_kept)(flags, s->expected_h, unit);
-            v_store(past, kept);
-            v_store(dh, total - kept);
-            for (int i = 0; i < s->states; i++) {
-                real *dstate = s->dstate + row * s->dstate_row + i * s->plane + unit;
-                total = v_load(dstate);
-                kept =
-                    total * FL_T(zone_kept)(flags ? flags + s->plane : NULL, s->expected_c, unit);
-                v_store(past + (1 + i) * s->plane, kept);
-                v_store(dstate, total - kept);
+            if (s->dh) {
+                real *dh = s->dh + row * s->dh_row;
+                vec total = FL_T(load_column)(dh, unit, s->units);
+                if (s->dy)
+                    total += FL_T(load_column)(s->dy + row * s->dy_row, unit, s->units);
+                vec kept = total * FL_T(zone_kept)(of_h, s->expected_h, unit);
+                v_store(s->past + row * s->past_row + unit, kept);
+                FL_T(store_column)(dh, total - kept, unit, s->units);
             }
+            if (s->states)
+                FL_T(zone_states_gradient)(s, of_states, row, unit);
         }
     }
 }

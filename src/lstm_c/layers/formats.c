@@ -1,5 +1,5 @@
-/* Weights in other formats than float32 panels: which layers have them, how they are packed, and the
- * products that read them.
+/* Weights in other formats than float32 panels: which layers have them, how they are packed, and
+ * the products that read them.
  *
  * A product of a row or a few waits for its weights, so its time is their bytes: bfloat16 and int8
  * have fewer. A product of many rows is as fast as the multipliers: tiles have more of them. Either
@@ -79,7 +79,8 @@ static fl_weight_format format_of_few(const fl_recurrent *layer)
 void fl_choose_formats(fl_recurrent *layer)
 {
     const fl_recurrent_config *config = &layer->config;
-    if (config->dtype != FL_FLOAT32 || config->layer_norm) /* its products are passes of their own */
+    if (config->dtype != FL_FLOAT32 ||
+        config->layer_norm) /* its products are passes of their own */
         return;
     layer->format = format_of_few(layer);
     if (config->precision == FL_PRECISION_INT8 || config->batch_invariant ||

@@ -6,7 +6,7 @@
  * NULL where the layer has none. */
 typedef struct FL_T(fl_arrays) {
     real *weight_ih, *weight_hh, *bias_ih, *bias_hh, *peephole, *weight_gg, *weight_hr;
-    real *norm_ih, *norm_hh, *norm_c, *norm_bias;
+    real *norm_ih, *norm_hh, *norm_gg, *norm_c, *norm_bias;
 } FL_T(fl_arrays);
 
 static FL_T(fl_arrays) FL_T(arrays_of)(const fl_recurrent *layer, int index, const void *flat)
@@ -27,9 +27,10 @@ static FL_T(fl_arrays) FL_T(arrays_of)(const fl_recurrent *layer, int index, con
     if (layer->config.layer_norm) {
         a.norm_ih = a.weight_hr + (fl_projects(layer) ? layer->output * hidden : 0);
         a.norm_hh = a.norm_ih + x_rows;
+        a.norm_gg = a.norm_hh + h_rows;
     }
     if (layer->normalizes_c) {
-        a.norm_c = a.norm_hh + h_rows;
+        a.norm_c = a.norm_gg + (layer->cell.gate_states ? layer->cell.g_gates * hidden : 0);
         a.norm_bias = a.norm_c + hidden;
     }
     return a;
@@ -110,27 +111,41 @@ static void FL_T(pack_bias)(const fl_recurrent *layer, const fl_part *part, cons
     }
 }
 
-/* Gains in the columns of the gates, slot s taking gate gate_of[s]. */
-static void FL_T(pack_gains)(const fl_recurrent *layer, const real *gains, const int *gate_of,
-                             fl_packed_norm *norm)
+/* Gains in the columns of a part's gates, slot s taking gate gate_of[s]. Returns how many count. */
+static int64_t FL_T(pack_gains)(const fl_recurrent *layer, const fl_part *part, const real *gains,
+                                const int *gate_of, const fl_packed_norm *norm)
 {
-    const fl_part *part = fl_main_part(layer);
+    real *counts = (real *)norm->counts + part->gate_first - norm->first,
+         *gain = (real *)norm->gain + part->gate_first - norm->first;
     int64_t count = 0;
     for (int64_t column = 0; column < part->gate_stride; column++) {
         int64_t row = fl_weight_row(layer, part, column, gate_of);
-        ((real *)norm->counts)[column] = row >= 0;
-        ((real *)norm->gain)[column] = row >= 0 ? gains[row] : 0;
+        counts[column] = row >= 0;
+        gain[column] = row >= 0 ? gains[row] : 0;
         count += row >= 0;
     }
-    norm->share = 1.0 / (double)count;
+    return count;
 }
 
 static void FL_T(pack_norms)(const fl_recurrent *layer, const FL_T(fl_arrays) * arrays,
                              fl_packed *packed)
 {
-    const fl_part *part = fl_main_part(layer);
-    FL_T(pack_gains)(layer, arrays->norm_ih, part->cell.x_gate, &packed->norm[FL_NORM_OF_X]);
-    FL_T(pack_gains)(layer, arrays->norm_hh, part->cell.h_gate, &packed->norm[FL_NORM_OF_H]);
+    fl_packed_norm *of_x = &packed->norm[FL_NORM_OF_X];
+    int64_t inputs = 0;
+    for (int p = 0; p < layer->n_parts; p++) {
+        const fl_part *part = &layer->part[p];
+        fl_packed_norm *of_h = &packed->norm[FL_NORM_OF_H + p];
+        if (part->sees_x)
+            inputs += FL_T(pack_gains)(layer, part, arrays->norm_ih, part->cell.x_gate, of_x);
+        of_h->share =
+            1.0 / (double)FL_T(pack_gains)(layer, part, arrays->norm_hh, part->cell.h_gate, of_h);
+    }
+    of_x->share = 1.0 / (double)inputs;
+    if (layer->cell.gate_states) {
+        fl_packed_norm *of_g = &packed->norm[FL_NORM_OF_G];
+        of_g->share = 1.0 / (double)FL_T(pack_gains)(layer, fl_main_part(layer), arrays->norm_gg,
+                                                     layer->cell.g_gate, of_g);
+    }
     fl_packed_norm *of_c = &packed->norm[FL_NORM_OF_C];
     for (int64_t unit = 0; unit < layer->plane; unit++) {
         int counts = arrays->norm_c && unit < layer->config.hidden_size;

@@ -25,8 +25,8 @@ FL_INLINE void FL_T(fl_pass_made)(const fl_recurrent *layer, const fl_cell_facts
     }
 }
 
-/* Zoneout of the rows and units of a step of the main part; h and states before it are to be
- * given. */
+/* Zoneout of the rows and units of a step of the main part, without h where that is projected; h
+ * and states before it are to be given. */
 FL_INLINE FL_T(fl_zone) FL_T(zone_of)(const fl_recurrent *layer, const FL_T(fl_step) * s)
 {
     int64_t width = fl_panels_per_block(layer->cell.slots) * layer->lanes,
@@ -38,11 +38,14 @@ FL_INLINE FL_T(fl_zone) FL_T(zone_of)(const fl_recurrent *layer, const FL_T(fl_s
             .unit_end = end < layer->plane ? end : layer->plane,
             .plane = layer->plane,
             .states = layer->zoned_states,
-            .flags_row = 2 * layer->plane,
+            .stabilised = layer->cell.stabilised,
+            .flags_row = layer->zone_row,
             .expected_h = (real)layer->config.zoneout_h,
             .expected_c = (real)layer->config.zoneout_c,
+            .log_kept = (real)layer->log_kept,
+            .log_new = (real)layer->log_new,
             .state_row = layer->state_row,
-            .h = s->h,
+            .h = fl_projects(layer) ? NULL : s->h,
             .h_row = s->h_row};
     return zone;
 }
@@ -71,4 +74,21 @@ static void FL_T(multiply_recurrence)(const fl_recurrent *layer, const fl_packed
     s->init = gates;
     s->init_row = layer->gate_row;
     s->h_depth = 0;
+}
+
+/* Zoneout of the projected h that a product has left; h before the step is to be given. */
+FL_INLINE FL_T(fl_zone)
+    FL_T(projected_zone_of)(const fl_recurrent *layer, const FL_T(fl_gemm) * product)
+{
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, end = product->block_end * width;
+    FL_T(fl_zone)
+    zone = {.rows = product->rows,
+            .units = layer->recurrent,
+            .unit_first = product->block_first * width,
+            .unit_end = end < layer->recurrent_plane ? end : layer->recurrent_plane,
+            .flags_row = layer->zone_row,
+            .expected_h = (real)layer->config.zoneout_h,
+            .h = product->c,
+            .h_row = product->c_row};
+    return zone;
 }

@@ -12,6 +12,7 @@
  * three times that. */
 #include "layers/recurrent.h"
 
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,6 +51,9 @@ fl_normed fl_take_normed(const fl_recurrent *layer, int64_t rows, int keeps_x, f
         return made;
     made.x = keeps_x ? fl_arena_take(arena, rows * layer->gate_row, layer->real_size) : NULL;
     made.h = fl_arena_take(arena, rows * layer->gate_row, layer->real_size);
+    made.g = layer->cell.gate_states
+                 ? fl_arena_take(arena, rows * layer->gate_row, layer->real_size)
+                 : made.h;
     made.c =
         layer->normalizes_c ? fl_arena_take(arena, rows * layer->plane, layer->real_size) : made.h;
     made.scale = fl_arena_take(arena, rows * FL_NORMS, layer->real_size);
@@ -111,7 +115,7 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
             made.unprojected = fl_arena_take(
                 arena, (tape->training ? ragged->rows : ragged->n) * layer->wide, size);
         int draws = layer->zones && tape->drops && !call->expects;
-        made.zoned = draws ? fl_arena_take(arena, ragged->rows * 2 * layer->plane, 1) : NULL;
+        made.zoned = draws ? fl_arena_take(arena, ragged->rows * layer->zone_row, 1) : NULL;
         made.unzoned = tape->training && layer->zoned_states
                            ? fl_arena_take(arena, ragged->rows * state_row, size)
                            : NULL;
@@ -192,6 +196,8 @@ static fl_status check_config(const fl_recurrent_config *config)
         return FL_ERR_OVERFLOW;
     if (config->dtype != FL_FLOAT32 && config->dtype != FL_FLOAT64)
         return FL_ERR_ARGUMENT;
+    if (config->truncated < 0 || config->truncated > FL_TRUNCATED_AT_PEEPHOLES)
+        return FL_ERR_ARGUMENT;
     if (config->precision < FL_PRECISION_FLOAT32 || config->precision > FL_PRECISION_INT8 ||
         (config->dtype == FL_FLOAT64 && config->precision))
         return FL_ERR_ARGUMENT;
@@ -230,6 +236,8 @@ static int parameter_shapes(const fl_recurrent *layer, int64_t input, fl_paramet
         shapes[count++] = (fl_parameter){.kind = FL_NORM_IH, .rows = x_rows};
         shapes[count++] = (fl_parameter){.kind = FL_NORM_HH, .rows = h_rows};
     }
+    if (layer->config.layer_norm && layer->cell.gate_states)
+        shapes[count++] = (fl_parameter){.kind = FL_NORM_GG, .rows = layer->cell.g_gates * hidden};
     if (layer->normalizes_c) {
         shapes[count++] = (fl_parameter){.kind = FL_NORM_C, .rows = hidden};
         shapes[count++] = (fl_parameter){.kind = FL_NORM_BIAS, .rows = hidden};
@@ -282,7 +290,10 @@ static fl_status derive_sizes(fl_recurrent *layer)
     int64_t block = FL_BLOCK_VECTORS * layer->lanes;
     layer->wide = (hidden + block - 1) / block * block;
     layer->recurrent = config->proj_size ? config->proj_size : hidden;
+    layer->recurrent_plane = (layer->recurrent + layer->lanes - 1) / layer->lanes * layer->lanes;
     layer->output = layer->recurrent + config->output_proj_size;
+    layer->zone_row =
+        2 * (layer->recurrent_plane > layer->plane ? layer->recurrent_plane : layer->plane);
     layer->gate_row = layer->made_row = 0;
     for (int p = 0; p < layer->n_parts; p++)
         derive_part(layer, &layer->part[p]);
@@ -308,10 +319,22 @@ static fl_status derive_sizes(fl_recurrent *layer)
     return FL_OK;
 }
 
+/* Columns of a normalisation. */
+static void place_norm(const fl_recurrent *layer, int which, fl_packed_norm *norm)
+{
+    const fl_part *part = which >= FL_NORM_OF_H ? &layer->part[which - FL_NORM_OF_H]
+                                                : &layer->part[fl_input_part(layer)];
+    norm->first = which == FL_NORM_OF_C ? 0 : part->gate_first;
+    norm->width = which == FL_NORM_OF_C   ? layer->plane
+                  : which == FL_NORM_OF_X ? layer->gate_row - part->gate_first
+                                          : part->gate_stride;
+}
+
 static void packed_layout(fl_recurrent *layer, fl_arena *arena)
 {
     for (int index = 0; index < layer->n_packed; index++) {
         fl_packed *packed = &layer->packed[index];
+        char *bias = fl_arena_take(arena, layer->gate_row, layer->real_size);
         for (int p = 0; p < layer->n_parts; p++) {
             const fl_part *part = &layer->part[p];
             fl_packed_part *to = &packed->part[p];
@@ -320,15 +343,16 @@ static void packed_layout(fl_recurrent *layer, fl_arena *arena)
             to->weight_h = fl_arena_take(arena, layer->recurrent * columns, layer->real_size);
             to->weight_g = fl_arena_take(
                 arena, part->cell.gate_states * layer->plane * part->gate_stride, layer->real_size);
-            to->bias = fl_arena_take(arena, part->gate_stride, layer->real_size);
+            to->bias = bias ? bias + (size_t)part->gate_first * layer->real_size : NULL;
             to->peephole =
                 fl_arena_take(arena, part->cell.n_peepholes * layer->plane, layer->real_size);
         }
         fl_formats_layout(layer, packed, arena);
         for (int which = 0; layer->config.layer_norm && which < FL_NORMS; which++) {
-            int64_t width = which == FL_NORM_OF_C ? layer->plane : layer->gate_row;
-            packed->norm[which].counts = fl_arena_take(arena, width, layer->real_size);
-            packed->norm[which].gain = fl_arena_take(arena, width, layer->real_size);
+            fl_packed_norm *norm = &packed->norm[which];
+            place_norm(layer, which, norm);
+            norm->counts = fl_arena_take(arena, norm->width, layer->real_size);
+            norm->gain = fl_arena_take(arena, norm->width, layer->real_size);
         }
         if (layer->config.layer_norm)
             packed->norm_bias = fl_arena_take(arena, layer->plane, layer->real_size);
@@ -374,23 +398,27 @@ static fl_status fill_layer(fl_recurrent *layer)
         return status;
     if (layer->config.recurrent_dropout > 0 && !layer->cell.takes_mask)
         return FL_ERR_ARGUMENT;
-    if (layer->config.truncated && (layer->n_parts > 1 || !layer->cell.states))
+    if (layer->config.truncated == FL_TRUNCATED && (layer->n_parts > 1 || !layer->cell.states))
+        return FL_ERR_ARGUMENT;
+    if (layer->config.truncated == FL_TRUNCATED_AT_PEEPHOLES && !layer->cell.n_peepholes)
         return FL_ERR_ARGUMENT;
     if (layer->config.proj_size && (layer->n_parts > 1 || !layer->cell.states ||
                                     layer->cell.state_recurs || layer->cell.reads_h))
         return FL_ERR_ARGUMENT;
     layer->zones = layer->config.zoneout_h > 0 || layer->config.zoneout_c > 0;
-    layer->zoned_states = layer->config.zoneout_c > 0;
-    if ((layer->zones && layer->config.proj_size) ||
-        (layer->zoned_states &&
-         (layer->cell.transient || layer->cell.states - layer->cell.gate_states != 1)))
+    int memory = layer->cell.transient ? 0 : layer->cell.states - layer->cell.gate_states;
+    layer->zoned_states = layer->config.zoneout_c > 0 ? memory : 0;
+    if (layer->config.zoneout_c > 0 && !memory)
         return FL_ERR_ARGUMENT;
+    if (layer->zoned_states) {
+        layer->log_kept = log(layer->config.zoneout_c);
+        layer->log_new = log1p(-layer->config.zoneout_c);
+    }
     layer->alternates =
         layer->part[0].cell.state_recurs || layer->cell.gate_states || layer->zoned_states;
-    if (layer->config.layer_norm && (layer->n_parts > 1 || layer->cell.gate_states))
-        return FL_ERR_ARGUMENT;
-    layer->normalizes_c = layer->config.layer_norm &&
-                          layer->isa->f32.cells[layer->part[0].cell_index].normed->output != NULL;
+    layer->normalizes_c =
+        layer->config.layer_norm &&
+        layer->isa->f32.cells[fl_main_part(layer)->cell_index].normed->output != NULL;
     status = derive_sizes(layer);
     if (status != FL_OK)
         return status;
@@ -447,8 +475,8 @@ int64_t fl_recurrent_n_parameters(const fl_recurrent *layer)
 }
 static int arrays_a_direction(const fl_recurrent *layer)
 {
-    return (layer->config.bias ? 4 : 2) + layer->cell.n_peepholes + (layer->cell.gate_states > 0) +
-           fl_projects(layer) + 2 * (layer->config.layer_norm != 0) + 2 * layer->normalizes_c;
+    fl_parameter shapes[FL_MAX_ARRAYS];
+    return parameter_shapes(layer, 1, shapes);
 }
 
 int32_t fl_recurrent_n_arrays(const fl_recurrent *layer)

@@ -7,7 +7,7 @@
 #include "isa/isa.h"
 #include "layers/ragged.h"
 
-enum { FL_MAX_ARRAYS = 10 + FL_MAX_PEEPHOLES }; /* of one layer and direction */
+enum { FL_MAX_ARRAYS = 11 + FL_MAX_PEEPHOLES }; /* of one layer and direction */
 
 enum { FL_MAX_PARTS = 2 };
 
@@ -31,10 +31,12 @@ typedef struct fl_packed_part {
     float *scale_x, *scale_h;    /* (gate_stride), of int8 */
     uint16_t *tiles_x, *tiles_h; /* with products on tiles */
 } fl_packed_part;
-/* What layer normalisation is taken of. */
-enum { FL_NORM_OF_X, FL_NORM_OF_H, FL_NORM_OF_C, FL_NORMS };
+/* What layer normalisation is taken of: x W over the gates of all parts, c, what comes from gates
+ * that recur, and the recurrent product of each part. */
+enum { FL_NORM_OF_X, FL_NORM_OF_C, FL_NORM_OF_G, FL_NORM_OF_H, FL_NORMS = 3 + FL_MAX_PARTS };
 typedef struct fl_packed_norm {
-    void *counts, *gain; /* in the columns of the gates, or of c; see fl_norm_plan */
+    int64_t first, width; /* columns in a row of gates, or of c */
+    void *counts, *gain;  /* (width); see fl_norm_plan */
     double share;
 } fl_packed_norm;
 typedef struct fl_packed {
@@ -59,18 +61,21 @@ struct fl_recurrent {
     int64_t plane;                                    /* units padded to whole vectors */
     int64_t output;                                   /* values of a step's output, a direction */
     int64_t recurrent;                                /* the first ones, which recur: h */
+    int64_t recurrent_plane;                          /* those padded to whole vectors */
     int64_t wide;                                     /* units padded to whole plain blocks */
     int64_t gate_row;                                 /* a row of gates, all parts */
     int64_t states;    /* that are carried from step to step, beside h */
     int64_t state_row; /* plane * states */
     int normalizes_c;
-    int alternates;   /* states before and after a step need memory of their own */
-    int zones;        /* some values keep theirs at a step */
-    int zoned_states; /* the first ones of the states */
-    fl_weight_format format; /* of the weights that few rows are multiplied by */
+    int alternates;               /* states before and after a step need memory of their own */
+    int zones;                    /* some values keep theirs at a step */
+    int zoned_states;             /* the first ones of the states */
+    int64_t zone_row;             /* flags of a step: two halves, of h and of the states */
+    double log_kept, log_new;     /* of zoneout_c, and of what it leaves */
+    fl_weight_format format;      /* of the weights that few rows are multiplied by */
     const fl_tile_kernels *tiles; /* products of many rows, or NULL */
     int tile_parts;               /* bfloat16 numbers a value */
-    int64_t made_row; /* plane * states of the parts, the made ones included */
+    int64_t made_row;             /* plane * states of the parts, the made ones included */
     int64_t n_parameters;
     fl_packed *packed; /* (layers * directions) */
     uint64_t id;       /* never reused in a process, never 0 */
@@ -79,9 +84,9 @@ struct fl_recurrent {
 
 /* With layer normalisation: what it made of the rows of the tape in training, else of (n). */
 typedef struct fl_normed {
-    void *x, *h; /* (., gate_row); x in training alone */
-    void *c;     /* (., plane) */
-    void *scale; /* (., FL_NORMS) */
+    void *x, *h, *g; /* (., gate_row); x in training alone */
+    void *c;         /* (., plane) */
+    void *scale;     /* (., FL_NORMS) */
 } fl_normed;
 
 /* Memory of a thread for the rows of a product in another format than float32: int16 and a scale a
@@ -105,7 +110,7 @@ typedef struct fl_tape_direction {
     void *made_h, *made_state;
     void *unprojected; /* with a projection: what it multiplies, (rows of the tape or n, wide) */
     fl_normed normed;
-    uint8_t *zoned; /* with zoneout, where it is drawn: (rows, 2, plane), of h and of the states */
+    uint8_t *zoned; /* with zoneout, where it is drawn: (rows, zone_row) */
     void *unzoned;  /* and in training: the states as the cell left them, (rows, states, plane) */
 } fl_tape_direction;
 
@@ -126,7 +131,7 @@ struct fl_tape {
     void *decay;                   /* packed weights of the rows, or NULL */
     fl_tape_layer *layers;         /* (num_layers) */
     fl_tape_direction *directions; /* (num_layers * directions) */
-    void **scratch; /* (n_threads) inference: hoisted projections of a chunk of steps */
+    void **scratch;        /* (n_threads) inference: hoisted projections of a chunk of steps */
     fl_prepared *prepared; /* (n_threads) */
     fl_arena arena;
     fl_arena backward_arena;
@@ -136,6 +141,12 @@ struct fl_tape {
 FL_INLINE const fl_part *fl_main_part(const fl_recurrent *layer)
 {
     return &layer->part[layer->n_parts - 1];
+}
+
+/* The first part that sees x, where the x W of all parts is normalised. */
+FL_INLINE int fl_input_part(const fl_recurrent *layer)
+{
+    return layer->part[0].sees_x ? 0 : 1;
 }
 
 FL_INLINE int fl_projects(const fl_recurrent *layer)
@@ -173,7 +184,8 @@ typedef struct fl_product {
 void fl_multiply(const fl_recurrent *layer, const fl_packed *packed, int p,
                  const fl_product *product);
 
-/* The same with tiles for any blocks: gemm without its A and parts, rows (rows, depth) from `a` on. */
+/* The same with tiles for any blocks: gemm without its A and parts, rows (rows, depth) from `a` on.
+ */
 void fl_multiply_tiles(const fl_recurrent *layer, const float *a, int64_t a_row,
                        const fl_prepared *prepared, fl_tile_gemm *gemm);
 /* For tiles: plain blocks [first, end), each (depth, width) -> split, in blocks. */

@@ -28,8 +28,9 @@ typedef struct FL_T(fl_backward_run) {
     real *dx[2];           /* packed dx of a layer = dy of the layer below, alternating */
     real *dh, *dstate;     /* (directions, n, plane), (directions, n, made_row) */
     real *dmade;           /* (directions, n, plane) gradient of the h that a prelude made */
-    real *dh_projected;    /* with a projection: (directions, n, recurrent), gradient of h at the
-                              final states, then at the initial ones */
+    real *dh_projected;    /* with a projection: (directions, n, recurrent_plane), gradient that
+                              reaches h beside dy and U: at the final states, past a step that is
+                              zoned, at the initial ones */
     real *doutput;         /* with a projection: (directions, rows, output) */
     real **projection_t;   /* (layers * directions) packed weight_hr^T */
     real **weight_t;       /* (layers * directions * parts) packed U^T */
@@ -83,19 +84,18 @@ static void FL_T(multiply)(const FL_T(fl_backward_run) * run, int thread,
     }
     for (int64_t row = 0; row < gemm->rows; row += FL_GRADIENT_ROWS) {
         int64_t left = gemm->rows - row;
-        fl_tile_gemm product = {.rows = left < FL_GRADIENT_ROWS ? left : FL_GRADIENT_ROWS,
-                                .depth = gemm->depth,
-                                .block_first = gemm->block_first,
-                                .block_end = gemm->block_end,
-                                .width = gemm->vectors * run->layer->lanes,
-                                .columns = gemm->columns,
-                                .b = tiles,
-                                .init = gemm->init
-                                            ? (const void *)(gemm->init + row * gemm->init_row)
-                                            : NULL,
-                                .init_row = gemm->init_row,
-                                .c = (void *)(gemm->c + row * gemm->c_row),
-                                .c_row = gemm->c_row};
+        fl_tile_gemm product = {
+            .rows = left < FL_GRADIENT_ROWS ? left : FL_GRADIENT_ROWS,
+            .depth = gemm->depth,
+            .block_first = gemm->block_first,
+            .block_end = gemm->block_end,
+            .width = gemm->vectors * run->layer->lanes,
+            .columns = gemm->columns,
+            .b = tiles,
+            .init = gemm->init ? (const void *)(gemm->init + row * gemm->init_row) : NULL,
+            .init_row = gemm->init_row,
+            .c = (void *)(gemm->c + row * gemm->c_row),
+            .c_row = gemm->c_row};
         fl_multiply_tiles(run->layer, (const void *)(gemm->a + row * gemm->a_row), gemm->a_row,
                           &run->scratch[thread].prepared, &product);
     }
@@ -106,12 +106,12 @@ static int FL_T(defers)(const FL_T(fl_backward_run) * run, int p)
 {
     const fl_recurrent *layer = run->layer;
     const fl_cell_facts *cell = &layer->part[p].cell;
-    return !run->on_tiles && !cell->is_prelude && !cell->made_recurs && !layer->config.layer_norm && !layer->zones &&
-           !fl_projects(layer) && !layer->config.truncated;
+    return !run->on_tiles && !cell->is_prelude && !cell->made_recurs && !layer->config.layer_norm &&
+           !layer->zones && !fl_projects(layer) && layer->config.truncated != FL_TRUNCATED;
 }
 
 /* Gradient of what recurred into part `p`, of the share's rows from `row` on: of the h that a
- * prelude made or of the projected h (=), else of h or state 0 before the step (+=). */
+ * prelude made (=), else of h or state 0 before the step (+=). */
 static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int index, int p,
                                      int64_t row, const fl_moment *moment, const fl_share *share,
                                      int64_t block_first, int64_t block_end)
@@ -131,7 +131,7 @@ static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int inde
         to = run->dstate + place * to_row;
     }
     if (fl_projects(layer)) {
-        to_row = layer->recurrent;
+        to_row = layer->recurrent_plane;
         to = run->dh_projected + place * to_row;
         block_first = 0;
         block_end = FL_T(unit_blocks)(layer->recurrent, layer->lanes);
@@ -151,7 +151,7 @@ static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int inde
             .b_block = width * part->gate_columns,
             .b_depth = width,
             .vectors = FL_BLOCK_VECTORS,
-            .init = part->cell.made_recurs || fl_projects(layer) ? NULL : to,
+            .init = part->cell.made_recurs ? NULL : to,
             .init_row = to_row,
             .c = to,
             .c_row = to_row};
@@ -168,6 +168,8 @@ static void FL_T(gate_gradient)(const FL_T(fl_backward_run) * run, int index,
     int64_t hidden = layer->config.hidden_size, width = FL_BLOCK_VECTORS * layer->lanes;
     int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows,
             row = share->row_first;
+    const fl_tape_direction *tape = &run->tape->directions[index];
+    const real *dgates = layer->config.layer_norm ? tape->normed.g : tape->gates;
     real *dstate =
         run->dstate + ((index % layer->directions) * run->tape->ragged.n + row) * layer->made_row;
     for (int gate = 0; gate < part->cell.gate_states && row < end; gate++) {
@@ -178,8 +180,7 @@ static void FL_T(gate_gradient)(const FL_T(fl_backward_run) * run, int index,
                 .columns = hidden,
                 .block_first = block_first,
                 .block_end = block_end,
-                .a = (const real *)run->tape->directions[index].gates +
-                     (moment->row0 + row) * layer->gate_row,
+                .a = dgates + (moment->row0 + row) * layer->gate_row,
                 .a_row = layer->gate_row,
                 .a_depth = 1,
                 .b = run->weight_gt[index] +
@@ -195,8 +196,45 @@ static void FL_T(gate_gradient)(const FL_T(fl_backward_run) * run, int index,
     }
 }
 
-/* Gradient of the output of a step of the share: dy, what recurs, and the given one of a final h.
- */
+/* Zoneout of a step: `s` gives the rest. Rows from packed row `row`. */
+static FL_T(fl_zone_gradient)
+    FL_T(zone_gradient_of)(const FL_T(fl_backward_run) * run, int index, int64_t row)
+{
+    const fl_recurrent *layer = run->layer;
+    const uint8_t *flags = run->tape->directions[index].zoned;
+    FL_T(fl_zone_gradient)
+    zone = {.plane = layer->plane,
+            .flags = flags ? flags + row * layer->zone_row : NULL,
+            .flags_row = layer->zone_row,
+            .expected_h = (real)layer->config.zoneout_h,
+            .expected_c = (real)layer->config.zoneout_c,
+            .log_kept = (real)layer->log_kept,
+            .log_new = (real)layer->log_new};
+    return zone;
+}
+
+/* Back through the zoneout of a projected h: units [unit_first, unit_end) of the share's rows of
+ * the step, whose gradients are at `to`. */
+static void FL_T(zone_output_gradient)(const FL_T(fl_backward_run) * run, int index,
+                                       const fl_moment *moment, const fl_share *share, real *to,
+                                       int64_t unit_first, int64_t unit_end)
+{
+    const fl_recurrent *layer = run->layer;
+    int64_t first = share->row_first, place = (index % layer->directions) * run->tape->ragged.n;
+    FL_T(fl_zone_gradient) zone = FL_T(zone_gradient_of)(run, index, moment->row0 + first);
+    zone.rows = (share->row_end < moment->rows ? share->row_end : moment->rows) - first;
+    zone.units = layer->recurrent;
+    zone.unit_first = unit_first;
+    zone.unit_end = unit_end < layer->recurrent_plane ? unit_end : layer->recurrent_plane;
+    zone.dh = to + first * layer->output;
+    zone.dh_row = layer->output;
+    zone.past = run->dh_projected + (place + first) * layer->recurrent_plane;
+    zone.past_row = layer->recurrent_plane;
+    run->kernels->zone_gradient(&zone);
+}
+
+/* Gradient of the output of a step of the share: dy, what recurs, and what dh_projected holds,
+ * which it takes. */
 static void FL_T(output_gradient)(const FL_T(fl_backward_run) * run, int index,
                                   const fl_moment *moment, const fl_share *share)
 {
@@ -204,7 +242,8 @@ static void FL_T(output_gradient)(const FL_T(fl_backward_run) * run, int index,
     const fl_part *part = fl_main_part(layer);
     int reverse = index % layer->directions;
     int64_t width = FL_BLOCK_VECTORS * layer->lanes, output = layer->output,
-            recurrent = layer->recurrent, y_row = output * layer->directions, block_first = 0,
+            recurrent = layer->recurrent, kept_row = layer->recurrent_plane,
+            y_row = output * layer->directions, block_first = 0,
             block_end = FL_T(unit_blocks)(output, layer->lanes),
             recurring = FL_T(unit_blocks)(recurrent, layer->lanes);
     if (share->splits_units)
@@ -213,17 +252,18 @@ static void FL_T(output_gradient)(const FL_T(fl_backward_run) * run, int index,
             end = share->row_end < moment->rows ? share->row_end : moment->rows,
             continuing = moment->with_next < end ? moment->with_next : end,
             column_end = block_end * width < output ? block_end * width : output;
-    const real *dy = FL_T(dy_of)(run, index / layer->directions),
-               *given = run->dh_projected + reverse * run->tape->ragged.n * recurrent;
+    const real *dy = FL_T(dy_of)(run, index / layer->directions);
+    real *kept = run->dh_projected + reverse * run->tape->ragged.n * kept_row;
     real *to = run->doutput + (reverse * run->tape->ragged.rows + moment->row0) * output;
     for (int64_t row = first; row < end; row++)
         for (int64_t j = block_first * width; j < column_end; j++) {
             real sum = dy ? dy[(moment->row0 + row) * y_row + reverse * output + j] : 0;
-            int ends = row >= continuing && j < recurrent;
-            to[row * output + j] = ends ? sum + given[row * recurrent + j] : sum;
+            if (j < recurrent) {
+                sum += kept[row * kept_row + j];
+                kept[row * kept_row + j] = 0;
+            }
+            to[row * output + j] = sum;
         }
-    if (continuing <= first || run->layer->config.truncated)
-        return;
     FL_T(fl_gemm)
     gemm = {.rows = continuing - first,
             .depth = part->gate_columns,
@@ -241,8 +281,12 @@ static void FL_T(output_gradient)(const FL_T(fl_backward_run) * run, int index,
             .init_row = output,
             .c = to + first * output,
             .c_row = output};
-    if (gemm.block_first < gemm.block_end)
+    if (continuing > first && gemm.block_first < gemm.block_end &&
+        layer->config.truncated != FL_TRUNCATED)
         FL_T(multiply)(run, share->thread, &gemm, run->tiles_t[index]);
+    if (layer->zones)
+        FL_T(zone_output_gradient)(run, index, moment, share, to, block_first * width,
+                                   block_end * width);
 }
 
 /* Through the projection: gradient of what the cells of the share put out, into dh. */
@@ -293,16 +337,17 @@ static void FL_T(receive_made)(const FL_T(fl_backward_run) * run, const fl_tape_
         s->dmade = run->dmade + place * layer->plane;
 }
 
-/* A step backward of the rows from packed row `row`, from `place` in what is kept per sequence. */
-static void FL_T(backward_normalized)(const FL_T(fl_backward_run) * run, int index, int64_t row,
-                                      int64_t place, FL_T(fl_backstep) * s)
+/* A step of part `p` backward of the rows from packed row `row`, from `place` in what is kept per
+ * sequence. */
+static void FL_T(backward_normalized)(const FL_T(fl_backward_run) * run, int index, int p,
+                                      int64_t row, int64_t place, FL_T(fl_backstep) * s)
 {
     const fl_recurrent *layer = run->layer;
     FL_T(fl_normed_rows)
     at = FL_T(normed_rows)(layer, &run->tape->directions[index].normed, row);
     FL_T(fl_norm_sums)
     sums = FL_T(norm_sums)(layer, run->norm_sums + place * FL_T(norm_sums_row)(layer));
-    FL_T(normalized_backstep)(layer, &layer->packed[index], &at, &sums,
+    FL_T(normalized_backstep)(layer, &layer->packed[index], p, &at, &sums,
                               run->normed_scratch + place * 2 * layer->plane, s);
 }
 
@@ -312,28 +357,26 @@ static void FL_T(zone_step_gradient)(const FL_T(fl_backward_run) * run, int inde
                                      int64_t place, const FL_T(fl_backstep) * s)
 {
     const fl_recurrent *layer = run->layer;
-    int64_t width = FL_BLOCK_VECTORS * layer->lanes, end = s->block_end * width,
-            past_row = (1 + layer->zoned_states) * layer->plane;
-    const uint8_t *flags = run->tape->directions[index].zoned;
-    FL_T(fl_zone_gradient)
-    zone = {.rows = s->rows,
-            .units = s->units,
-            .unit_first = s->block_first * width,
-            .unit_end = end < layer->plane ? end : layer->plane,
-            .plane = layer->plane,
-            .states = layer->zoned_states,
-            .flags = flags ? flags + row * 2 * layer->plane : NULL,
-            .expected_h = (real)layer->config.zoneout_h,
-            .expected_c = (real)layer->config.zoneout_c,
-            .flags_row = 2 * layer->plane,
-            .dy = s->dy,
-            .dy_row = s->dy_row,
-            .dh = s->dh,
-            .dh_row = s->dh_row,
-            .dstate = s->dstate,
-            .dstate_row = s->dstate_row,
-            .past = run->past + place * past_row,
-            .past_row = past_row};
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, end = s->block_end * width;
+    FL_T(fl_zone_gradient) zone = FL_T(zone_gradient_of)(run, index, row);
+    zone.rows = s->rows;
+    zone.units = s->units;
+    zone.unit_first = s->block_first * width;
+    zone.unit_end = end < layer->plane ? end : layer->plane;
+    zone.states = layer->zoned_states;
+    zone.stabilised = layer->cell.stabilised;
+    zone.state_prev = s->state_prev;
+    zone.state_prev_row = s->state_prev_row;
+    zone.unzoned = s->state;
+    zone.unzoned_row = s->state_row;
+    zone.dy = s->dy;
+    zone.dy_row = s->dy_row;
+    zone.dh = fl_projects(layer) ? NULL : s->dh;
+    zone.dh_row = s->dh_row;
+    zone.dstate = s->dstate;
+    zone.dstate_row = s->dstate_row;
+    zone.past_row = (1 + layer->zoned_states) * layer->plane;
+    zone.past = run->past + place * zone.past_row;
     run->kernels->zone_gradient(&zone);
 }
 
@@ -349,8 +392,9 @@ static void FL_T(add_past)(const FL_T(fl_backward_run) * run, int index, const f
     int64_t rows = end - share->row_first, place = first_place + share->row_first,
             past_row = (1 + layer->zoned_states) * layer->plane, count = unit_end - unit_first;
     const real *past = run->past + place * past_row + unit_first;
-    FL_T(add_rows)(run->dh + place * layer->plane + unit_first, layer->plane, past, past_row, rows,
-                   count);
+    if (!fl_projects(layer))
+        FL_T(add_rows)(run->dh + place * layer->plane + unit_first, layer->plane, past, past_row,
+                       rows, count);
     for (int i = 0; i < layer->zoned_states; i++)
         FL_T(add_rows)(run->dstate + place * layer->made_row + i * layer->plane + unit_first,
                        layer->made_row, past + (1 + i) * layer->plane, past_row, rows, count);
@@ -413,16 +457,16 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
         s.mask = tape->mask ? (const real *)tape->mask + row * layer->plane : NULL;
         s.mask_row = layer->plane;
         s.gates = (real *)tape->gates + (moment->row0 + row) * layer->gate_row + part->gate_first;
+        if (tape->unzoned)
+            s.state = (const real *)tape->unzoned + (moment->row0 + row) * state_row;
         if (layer->zones && !cell->is_prelude) {
             FL_T(zone_step_gradient)(run, index, moment->row0 + row, reverse * n + row, &s);
             s.dy = NULL;
         }
-        if (tape->unzoned)
-            s.state = (const real *)tape->unzoned + (moment->row0 + row) * state_row;
         if (run->dmade)
             FL_T(receive_made)(run, tape, cell, moment->row0 + row, reverse * n + row, &s);
         if (layer->config.layer_norm)
-            FL_T(backward_normalized)(run, index, moment->row0 + row, reverse * n + row, &s);
+            FL_T(backward_normalized)(run, index, p, moment->row0 + row, reverse * n + row, &s);
         else
             run->kernels->cells[part->cell_index].backward(&s);
     }
@@ -452,7 +496,7 @@ static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, con
                 fl_barrier_wait(&run->group[share->group], share->group_size);
             if (layer->zones && p == 0)
                 FL_T(add_past)(run, index, &moment, share, block_first, block_end);
-            if (layer->config.truncated)
+            if (layer->config.truncated == FL_TRUNCATED)
                 continue;
             FL_T(gate_gradient)(run, index, &moment, share, block_first, block_end);
             /* what does not wait for the step before, or what leaves here to the initial states */
@@ -631,28 +675,34 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
     }
 }
 
-/* What of [x, h_prev, gates, 1] shares the gradients that multiply it: all of it, or, where x W and
- * h U are normalised, each. Returns how many there are. */
+/* What of [x, h_prev, gates, 1] shares the gradients that multiply it: all of it, or, where each
+ * product is normalised, what is in the same. Returns how many there are. */
 typedef struct FL_T(fl_section) {
     int64_t first, end;
     const real *dgates;
 } FL_T(fl_section);
-static int FL_T(sections_of)(const FL_T(fl_backward_run) * run, int index,
-                             FL_T(fl_section) sections[3])
+static int FL_T(sections_of)(const FL_T(fl_backward_run) * run, int index, const fl_part *part,
+                             FL_T(fl_section) sections[4])
 {
+    const fl_recurrent *layer = run->layer;
     const fl_tape_direction *tape = &run->tape->directions[index];
-    int64_t input = run->layer->packed[index].input, depth = FL_T(input_depth)(run->layer, input);
+    int64_t input = layer->packed[index].input, depth = FL_T(input_depth)(layer, input),
+            gates = input + layer->recurrent;
+    int count = 0;
     sections[0] = (FL_T(fl_section)){0, depth, tape->gates};
-    if (!run->layer->config.layer_norm)
+    if (!layer->config.layer_norm)
         return 1;
-    sections[0] = (FL_T(fl_section)){0, input, tape->normed.x};
-    sections[1] = (FL_T(fl_section)){input, depth - 1, tape->normed.h};
-    sections[2] = (FL_T(fl_section)){depth - 1, depth, tape->gates};
-    return 3;
+    if (part->sees_x)
+        sections[count++] = (FL_T(fl_section)){0, input, tape->normed.x};
+    sections[count++] = (FL_T(fl_section)){input, gates, tape->normed.h};
+    if (part->cell.gate_states)
+        sections[count++] = (FL_T(fl_section)){gates, depth - 1, tape->normed.g};
+    sections[count++] = (FL_T(fl_section)){depth - 1, depth, tape->gates};
+    return count;
 }
 
-/* A chunk of `count` rows of a block of the gradient, (., columns) of rows `stride` apart: += or, for
- * the first chunk, =. The rows of the section, of the inputs that the thread has gathered. */
+/* A chunk of `count` rows of a block of the gradient, (., columns) of rows `stride` apart: += or,
+ * for the first chunk, =. The rows of the section, of the inputs that the thread has gathered. */
 static void FL_T(add_section)(const FL_T(fl_backward_run) * run, int thread,
                               const FL_T(fl_section) * section, int64_t count, int adds,
                               real *gradient, int64_t stride, int64_t columns)
@@ -728,20 +778,20 @@ static void FL_T(add_section_on_tiles)(const FL_T(fl_backward_run) * run, int th
     for (int64_t column = 0; column < section->end; column += FL_INPUT_PANEL) {
         int64_t left = section->end - column;
         void *c = gradient + column * stride;
-        fl_tile_gemm gemm = {
-            .rows = FL_INPUT_PANEL,
-            .rows_written = left < FL_INPUT_PANEL ? left : FL_INPUT_PANEL,
-            .depth = count,
-            .block_end = 1,
-            .width = width,
-            .columns = columns,
-            .parts = layer->tile_parts,
-            .a = scratch->split_inputs + column / FL_INPUT_PANEL * FL_T(split_panel_size)(run),
-            .b = scratch->split_dgates,
-            .init = adds ? c : NULL,
-            .init_row = stride,
-            .c = c,
-            .c_row = stride};
+        fl_tile_gemm gemm = {.rows = FL_INPUT_PANEL,
+                             .rows_written = left < FL_INPUT_PANEL ? left : FL_INPUT_PANEL,
+                             .depth = count,
+                             .block_end = 1,
+                             .width = width,
+                             .columns = columns,
+                             .parts = layer->tile_parts,
+                             .a = scratch->split_inputs +
+                                  column / FL_INPUT_PANEL * FL_T(split_panel_size)(run),
+                             .b = scratch->split_dgates,
+                             .init = adds ? c : NULL,
+                             .init_row = stride,
+                             .c = c,
+                             .c_row = stride};
         layer->tiles->gemm(&gemm);
     }
 }
@@ -761,8 +811,8 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
                      (index % layer->directions) * columns * layer->gate_row +
                      columns * part->gate_first;
     real *inputs = run->scratch[thread].inputs, *dgates = run->scratch[thread].dgates;
-    FL_T(fl_section) sections[3];
-    int n_sections = FL_T(sections_of)(run, index, sections);
+    FL_T(fl_section) sections[4];
+    int n_sections = FL_T(sections_of)(run, index, part, sections);
     fl_split(blocks, thread, n_threads, &first, &end);
     for (int64_t row = 0; row < total && first < end; row += run->chunk) {
         int64_t count = total - row < run->chunk ? total - row : run->chunk;
@@ -912,8 +962,9 @@ static void FL_T(begin_level)(const FL_T(fl_backward_run) * run, int64_t level)
             int64_t width = i ? hidden : layer->recurrent;
             given = given ? given + (level * layer->directions + d) * ragged->n * width : NULL;
             if (i == 0 && fl_projects(layer)) {
-                FL_T(gather_state)(ragged, given, width, run->dh_projected + d * ragged->n * width,
-                                   width, width);
+                FL_T(gather_state)(ragged, given, width,
+                                   run->dh_projected + d * ragged->n * layer->recurrent_plane,
+                                   layer->recurrent_plane, layer->recurrent_plane);
                 given = NULL;
             }
             if (i == 0)
@@ -940,8 +991,9 @@ static void FL_T(end_level)(const FL_T(fl_backward_run) * run, int64_t level)
         for (int i = 0; i <= layer->states; i++) {
             real *to = run->call->dstates_in[i];
             if (to && i == 0 && fl_projects(layer))
-                FL_T(scatter_state)(ragged, run->dh_projected + d * ragged->n * width, width, width,
-                                    to + at * width);
+                FL_T(scatter_state)(ragged,
+                                    run->dh_projected + d * ragged->n * layer->recurrent_plane,
+                                    layer->recurrent_plane, width, to + at * width);
             else if (to && i == 0)
                 FL_T(scatter_state)(ragged, run->dh + d * ragged->n * layer->plane, layer->plane,
                                     hidden, to + at * hidden);
@@ -1054,7 +1106,8 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
         run->normed_scratch = fl_arena_take(arena, D * ragged->n * 2 * layer->plane, sizeof(real));
     }
     if (fl_projects(layer)) {
-        run->dh_projected = fl_arena_take(arena, D * ragged->n * layer->recurrent, sizeof(real));
+        run->dh_projected =
+            fl_arena_take(arena, D * ragged->n * layer->recurrent_plane, sizeof(real));
         run->doutput = fl_arena_take(arena, D * ragged->rows * layer->output, sizeof(real));
         run->projection_t = fl_arena_take(arena, layer->n_packed, sizeof(real *));
         for (int index = 0; index < layer->n_packed; index++) {
@@ -1109,7 +1162,8 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     run->scratch = fl_arena_take(arena, run->n_threads, sizeof *run->scratch);
     for (int thread = 0; thread < run->n_threads; thread++) {
         FL_T(fl_gradient_scratch)
-        scratch = {.inputs = fl_arena_take(arena, run->chunk * panels * FL_INPUT_PANEL, sizeof(real)),
+        scratch = {.inputs =
+                       fl_arena_take(arena, run->chunk * panels * FL_INPUT_PANEL, sizeof(real)),
                    .dgates = fl_arena_take(arena, run->chunk * width, sizeof(real))};
         if (run->on_tiles) {
             int64_t rows = FL_GRADIENT_ROWS > ragged->n ? FL_GRADIENT_ROWS : ragged->n;
@@ -1118,8 +1172,8 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
                 sizeof(uint16_t) * (size_t)fl_tile_row_size(layer->gate_row, layer->tile_parts));
             scratch.split_inputs = fl_arena_take(
                 arena, panels, sizeof(uint16_t) * (size_t)FL_T(split_panel_size)(run));
-            scratch.split_dgates = fl_arena_take(
-                arena, fl_tiles_size(layer, 1, run->chunk, width), sizeof(uint16_t));
+            scratch.split_dgates =
+                fl_arena_take(arena, fl_tiles_size(layer, 1, run->chunk, width), sizeof(uint16_t));
         }
         if (arena->memory)
             run->scratch[thread] = scratch;

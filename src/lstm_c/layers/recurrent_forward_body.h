@@ -137,7 +137,7 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
     FL_T(share_blocks)(part, share, &block_first, &block_end);
     fl_weight_format format = fl_call_format(layer, tape->ragged.n);
     real *gates = (real *)(uintptr_t)projected; /* rows of all parts */
-    projected = part->sees_x ? projected : NULL;
+    projected = part->sees_x || layer->config.layer_norm ? projected : NULL;
     int64_t row_end = share->row_end < moment->rows ? share->row_end : moment->rows;
     real *y = (real *)level->y + reverse * layer->output;
     FL_T(fl_step)
@@ -215,7 +215,7 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
             FL_T(fl_normed_rows)
             to = FL_T(normed_rows)(layer, &direction->normed,
                                    tape->training ? moment->row0 + row : row);
-            FL_T(normalized_step)(layer, packed, &to, &s);
+            FL_T(normalized_step)(layer, packed, p, &to, &s);
         } else {
             run->kernels->cells[part->cell_index].forward(&s);
         }
@@ -230,6 +230,28 @@ static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int 
             zone.unzoned = direction->unzoned ? (real *)direction->unzoned + at * state_row : NULL;
             run->kernels->zone(&zone);
         }
+    }
+}
+
+/* Zoneout of the h that a product has left in y, for its rows, from row `first` of the step on. */
+static void FL_T(zone_projected)(const FL_T(fl_forward_run) * run, int index,
+                                 const fl_moment *moment, int64_t first,
+                                 const FL_T(fl_gemm) * product)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_tape_direction *direction = &run->tape->directions[index];
+    FL_T(fl_zone) zone = FL_T(projected_zone_of)(layer, product);
+    real *y = zone.h - (moment->row0 + first) * zone.h_row;
+    for (int64_t row = first, end = first + product->rows; row < end; row += zone.rows) {
+        int continues = row < moment->with_previous;
+        zone.rows = (continues && moment->with_previous < end ? moment->with_previous : end) - row;
+        zone.h_prev = continues ? y + (moment->previous0 + row) * zone.h_row
+                                : (const real *)direction->h0 + row * layer->recurrent;
+        zone.h_prev_row = continues ? zone.h_row : layer->recurrent;
+        zone.h = y + (moment->row0 + row) * zone.h_row;
+        zone.flags =
+            direction->zoned ? direction->zoned + (moment->row0 + row) * zone.flags_row : NULL;
+        run->kernels->zone(&zone);
     }
 }
 
@@ -266,6 +288,8 @@ static void FL_T(project_output)(const FL_T(fl_forward_run) * run, int index,
                  (moment->row0 + first) * y_row,
             .c_row = y_row};
     run->kernels->gemm(&gemm);
+    if (layer->zones)
+        FL_T(zone_projected)(run, index, moment, first, &gemm);
 }
 
 static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int thread,
@@ -367,8 +391,8 @@ static void FL_T(draw_zones)(const FL_T(fl_forward_run) * run, int64_t first, in
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
-    int64_t plane = layer->plane;
-    fl_zone_draw draw = {.units = layer->config.hidden_size,
+    int64_t hidden = layer->config.hidden_size, half = layer->zone_row / 2;
+    fl_zone_draw draw = {.units = layer->recurrent > hidden ? layer->recurrent : hidden,
                          .key = run->call->random_key,
                          .below_h = (uint32_t)(layer->config.zoneout_h * 65536 + 0.5),
                          .below_c = (uint32_t)(layer->config.zoneout_c * 65536 + 0.5)};
@@ -376,11 +400,13 @@ static void FL_T(draw_zones)(const FL_T(fl_forward_run) * run, int64_t first, in
         for (int64_t t = first; t < end; t++)
             for (int64_t s = 0; s < ragged->batch[t]; s++) {
                 uint8_t *h =
-                    run->tape->directions[index].zoned + (ragged->offset[t] + s) * 2 * plane;
+                    run->tape->directions[index].zoned + (ragged->offset[t] + s) * 2 * half;
                 draw.step = (uint32_t)(run->call->first_step + t);
                 draw.sequence = (uint32_t)FL_T(drawn_as)(run, s);
                 draw.stream = (1u << 31) + (uint32_t)index; /* not those of the other masks */
-                run->kernels->draw_zones(&draw, h, h + plane);
+                run->kernels->draw_zones(&draw, h, h + half);
+                for (int64_t unit = draw.units; unit < half; unit++)
+                    h[unit] = h[half + unit] = 0;
             }
 }
 

@@ -22,12 +22,12 @@ struct fl_stream {
     fl_stream_level *levels;
     void *made_h,
         *made_state; /* what a prelude leaves: (n, plane), (n, made_row); of one level at a time */
-    void *unprojected; /* (n, wide), with a projection */
-    void *gates; /* (n, gate_row) x W + b, where that is no part of the step's kernel */
+    void *unprojected;       /* (n, wide), with a projection */
+    void *gates;             /* (n, gate_row) x W + b, where that is no part of the step's kernel */
     fl_weight_format format; /* that the steps multiply by */
     fl_prepared *prepared;   /* (n_threads) */
-    fl_normed normed;      /* with layer normalisation; of one level at a time */
-    const void *x, *decay; /* of the step in progress */
+    fl_normed normed;        /* with layer normalisation; of one level at a time */
+    const void *x, *decay;   /* of the step in progress */
     fl_barrier barrier;
     fl_arena arena;
 };
@@ -127,6 +127,13 @@ static void step_thread(void *argument, int thread, int n_threads)
     const fl_recurrent *layer = stream->layer;
     int64_t first, end;
     for (int64_t level = 0; level < layer->config.num_layers; level++) {
+        for (int p = 0; stream->gates && p < layer->n_parts; p++) {
+            fl_split(layer->part[p].blocks, thread, n_threads, &first, &end);
+            if (layer->part[p].sees_x && layer->config.dtype == FL_FLOAT64)
+                project_step_f64(stream, level, p, thread, first, end);
+            else if (layer->part[p].sees_x)
+                project_step_f32(stream, level, p, thread, first, end);
+        }
         for (int p = 0; p < layer->n_parts; p++) {
             fl_split(layer->part[p].blocks, thread, n_threads, &first, &end);
             if (layer->config.dtype == FL_FLOAT64)

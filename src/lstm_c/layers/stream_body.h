@@ -3,27 +3,31 @@
 
 #include "layers/normalized_step_body.h"
 
-/* x W + b, or x W where that is normalised, of the step into the stream's rows. */
-static void FL_T(project_step)(const fl_stream *stream, int p, int thread, FL_T(fl_step) * s,
-                               const fl_packed *packed)
+static const real *FL_T(stream_input)(const fl_stream *stream, int64_t level)
+{
+    return level ? stream->levels[level - 1].h[1 - stream->current] : stream->x;
+}
+
+/* x W + b, or x W where that is normalised, of a step and the blocks of a part into the stream's
+ * rows. */
+static void FL_T(project_step)(const fl_stream *stream, int64_t level, int p, int thread,
+                               int64_t first, int64_t end)
 {
     const fl_recurrent *layer = stream->layer;
     const fl_part *part = &layer->part[p];
-    real *rows = (real *)stream->gates + part->gate_first;
-    s->init = rows;
-    s->init_row = layer->gate_row;
-    if (stream->format != FL_WEIGHTS_PLAIN) {
-        fl_product product = {.format = stream->format,
-                              .rows = stream->n,
-                              .block_first = s->block_first,
-                              .block_end = s->block_end,
-                              .descending = s->descending,
-                              .a = s->x,
-                              .a_row = packed->input,
-                              .init = packed->part[p].bias,
-                              .c = rows,
-                              .c_row = layer->gate_row,
-                              .prepared = &stream->prepared[thread]};
+    const fl_packed *packed = &layer->packed[level];
+    fl_product product = {.format = stream->format,
+                          .rows = stream->n,
+                          .block_first = first,
+                          .block_end = end,
+                          .descending = stream->current,
+                          .a = FL_T(stream_input)(stream, level),
+                          .a_row = packed->input,
+                          .init = packed->part[p].bias,
+                          .c = (real *)stream->gates + part->gate_first,
+                          .c_row = layer->gate_row,
+                          .prepared = &stream->prepared[thread]};
+    if (product.format != FL_WEIGHTS_PLAIN) {
         fl_multiply(layer, packed, p, &product);
         return;
     }
@@ -31,9 +35,9 @@ static void FL_T(project_step)(const fl_stream *stream, int p, int thread, FL_T(
     gemm = {.rows = stream->n,
             .depth = packed->input,
             .columns = part->gate_stride,
-            .block_first = s->block_first,
-            .block_end = s->block_end,
-            .a = s->x,
+            .block_first = first,
+            .block_end = end,
+            .a = FL_T(stream_input)(stream, level),
             .a_row = packed->input,
             .a_depth = 1,
             .b = packed->part[p].weight_x,
@@ -41,7 +45,7 @@ static void FL_T(project_step)(const fl_stream *stream, int p, int thread, FL_T(
             .b_depth = part->block_width,
             .vectors = (int)(part->block_width / layer->lanes),
             .init = layer->config.layer_norm ? NULL : packed->part[p].bias,
-            .c = rows,
+            .c = (real *)stream->gates + part->gate_first,
             .c_row = layer->gate_row};
     layer->isa->FL_SUFFIX.gemm(&gemm);
 }
@@ -67,8 +71,15 @@ static void FL_T(project_step_output)(const fl_stream *stream, int64_t level, in
             .c_row = layer->output};
     fl_split((layer->output + width - 1) / width, thread, n_threads, &gemm.block_first,
              &gemm.block_end);
-    if (gemm.block_first < gemm.block_end)
-        layer->isa->FL_SUFFIX.gemm(&gemm);
+    if (gemm.block_first >= gemm.block_end)
+        return;
+    layer->isa->FL_SUFFIX.gemm(&gemm);
+    if (layer->zones) {
+        FL_T(fl_zone) zone = FL_T(projected_zone_of)(layer, &gemm);
+        zone.h_prev = stream->levels[level].h[stream->current];
+        zone.h_prev_row = layer->output;
+        layer->isa->FL_SUFFIX.zone(&zone);
+    }
 }
 
 static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int thread,
@@ -87,7 +98,7 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int t
          .block_end = end,
          .descending = current,
          .init = packed->part[p].bias,
-         .x = level ? stream->levels[level - 1].h[next] : stream->x,
+         .x = FL_T(stream_input)(stream, level),
          .weight_x = packed->part[p].weight_x,
          .x_row = packed->input,
          .x_depth = packed->input,
@@ -111,8 +122,9 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int t
     }
     if (!part->sees_x)
         s.x = NULL;
-    if (stream->gates && part->sees_x) {
-        FL_T(project_step)(stream, p, thread, &s, packed);
+    if (stream->gates && (part->sees_x || layer->config.layer_norm)) {
+        s.init = (const real *)stream->gates + part->gate_first;
+        s.init_row = layer->gate_row;
         s.x = NULL;
     }
     if (part->cell.gate_states) {
@@ -128,7 +140,7 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int t
                                   stream->gates, &s);
     if (layer->config.layer_norm) {
         FL_T(fl_normed_rows) to = FL_T(normed_rows)(layer, &stream->normed, 0);
-        FL_T(normalized_step)(layer, packed, &to, &s);
+        FL_T(normalized_step)(layer, packed, p, &to, &s);
     } else {
         layer->isa->FL_SUFFIX.cells[part->cell_index].forward(&s);
     }

@@ -2,8 +2,8 @@
  * bfloat16 (AMX-TILE, AMX-BF16). Register numbers are literals. Where the file is compiled without
  * the instructions, the same names compute what they compute, in plain C: that is for tests.
  *
- * A product, c (16, 16) += a (16, 32) b (32, 16): a row of b holds two depths, a pair in each 32-bit
- * lane. Sums are float32, even and odd depths apart; denormal numbers count as zero. */
+ * A product, c (16, 16) += a (16, 32) b (32, 16): a row of b holds two depths, a pair in each
+ * 32-bit lane. Sums are float32, even and odd depths apart; denormal numbers count as zero. */
 #ifndef FL_SIMD_TILES_H
 #define FL_SIMD_TILES_H
 
@@ -91,8 +91,8 @@ FL_INLINE void fl_tile_dot(uint32_t (*c)[FL_TILE_SIDE], uint32_t (*a)[FL_TILE_SI
             float even = 0, odd = 0;
             for (int k = 0; k < FL_TILE_SIDE; k++) {
                 even += fl_tile_number(a[m][k] << 16) * fl_tile_number(b[k][n] << 16);
-                odd += fl_tile_number(a[m][k] & 0xffff0000u) *
-                       fl_tile_number(b[k][n] & 0xffff0000u);
+                odd +=
+                    fl_tile_number(a[m][k] & 0xffff0000u) * fl_tile_number(b[k][n] & 0xffff0000u);
             }
             float sum = fl_tile_number(c[m][n]) + (even + odd);
             memcpy(&c[m][n], &sum, sizeof sum);

@@ -20,6 +20,7 @@ OPTIONS = [
     {"cell": "gru", "zoneout": (0.1, 0.0), "num_layers": 2},
     {"cell": "gru", "layer_norm": True, "num_layers": 2},
     {"cell": "lstm1997_gates", "cells_per_block": 4, "truncated": True},
+    {"cell": "peephole", "truncated": "peepholes"},
     {"cell": "fgr", "proj_size": 3, "learn_initial_state": True},
     {"cell": "gru", "learn_initial_state": True},
     {"proj_size": 4, "bidirectional": True, "num_layers": 2, "recurrent_dropout": 0.1},

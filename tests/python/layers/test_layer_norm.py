@@ -11,8 +11,6 @@ from fastlstm.layers import GRU, LSTM
 from fastlstm.layers.recurrent import CELLS
 from fastlstm.streaming import LayerStream
 
-UNNORMALIZED = ("gru_before", "tlstm", "fgr", "lstm1997_gates", "lstm1997_gates_squashed")
-NORMALIZED = [cell for cell in CELLS if cell not in UNNORMALIZED]
 N, STEPS, INPUTS = 5, 6, 3
 LENGTHS = np.array([6, 2, 4, 1, 6])
 
@@ -88,7 +86,7 @@ def test_torch_has_the_same_outputs_states_and_gradients(
 
 @pytest.mark.parametrize(
     "options",
-    [*({"cell": cell} for cell in NORMALIZED), {"proj_size": 4, "output_proj_size": 2}, {"truncated": True}],
+    [*({"cell": cell} for cell in CELLS), {"proj_size": 4, "output_proj_size": 2}, {"truncated": True}],
     ids=str,
 )
 def test_the_gradient_is_that_of_the_loss(options: dict) -> None:
@@ -139,21 +137,21 @@ def backward_in_full(layer: LSTM, x: np.ndarray, dy: np.ndarray, dfinal: tuple) 
     return full.backward(tape, dy, dfinal)[2]
 
 
-@pytest.mark.parametrize("cell", NORMALIZED)
+@pytest.mark.parametrize("cell", CELLS)
 def test_scaling_the_matrices_changes_nothing(cell: str) -> None:
     """What normalisation is for: the pre-activations do not know the scale of W and U."""
     layer = perturbed(LSTM(INPUTS, 20, cell=cell, layer_norm=True, dtype="float64", random_state=0))
     x = np.random.default_rng(0).standard_normal((N, STEPS, INPUTS))
     y, _ = layer(x)
     scaled = {
-        name: p * 1000.0 if name.startswith(("weight_ih", "weight_hh")) else p
+        name: p * 1000.0 if name.startswith(("weight_ih", "weight_hh", "weight_gg")) else p
         for name, p in layer.parameters.items()
     }
     layer.load_parameters(scaled)
     np.testing.assert_allclose(layer(x)[0], y, atol=0.02)  # but for the small number in the variance
 
 
-@pytest.mark.parametrize("cell", NORMALIZED)
+@pytest.mark.parametrize("cell", CELLS)
 def test_the_bits_depend_neither_on_the_batch_nor_on_threads_nor_on_training(cell: str) -> None:
     random = np.random.default_rng(0)
     layer = perturbed(LSTM(INPUTS, 19, 2, cell=cell, layer_norm=True, random_state=0))
@@ -203,15 +201,37 @@ def test_a_new_layer_has_gains_of_one() -> None:
     assert not any(name.endswith("ln_c_l0") for name in gru.parameters)
 
 
-@pytest.mark.parametrize("cell", UNNORMALIZED)
-def test_cells_without_it_say_so(cell: str) -> None:
-    with pytest.raises(ValueError, match=f"{cell!r} has no layer normalisation"):
-        LSTM(INPUTS, 4, cell=cell, layer_norm=True)
+@pytest.mark.parametrize("cell", ["lstm", "fgr", "lstm1997_gates", "slstm", "tlstm"])
+def test_a_gate_of_a_memory_block_counts_once_for_each_of_its_cells(cell: str) -> None:
+    """The layer is one without blocks whose gates' rows, biases and gains are copies."""
+    settings = {"cell": cell, "layer_norm": True, "dtype": "float64", "random_state": 0}
+    blocks = perturbed(LSTM(INPUTS, 6, cells_per_block=3, **settings))
+    plain = LSTM(INPUTS, 6, **settings)
+    copied = {}
+    for name, value in blocks.parameters.items():
+        value = np.array(value)
+        if name.startswith("weight_gg"):  # a gate of a block is heard once
+            value = np.kron(value, [1.0, 0.0, 0.0])
+        if any(kind in name for kind in ("_ih_", "_hh_", "_gg_")):
+            rows = [blocks.gate_rows(name, gate) for gate in blocks.gates_of(name)]
+            gates = zip(blocks.gates_of(name), rows, strict=True)
+            value = np.concatenate([np.repeat(value[at], 3 if g in "ifo" else 1, axis=0) for g, at in gates])
+        copied[name] = value
+    plain.load_parameters(copied)
+    x = np.random.default_rng(0).standard_normal((N, STEPS, INPUTS))
+    np.testing.assert_array_equal(blocks(x, None, LENGTHS)[0], plain(x, None, LENGTHS)[0])
 
 
-def test_it_does_not_go_with_memory_blocks() -> None:
-    with pytest.raises(ValueError, match="cells_per_block 1"):
-        LSTM(INPUTS, 4, layer_norm=True, cells_per_block=2)
+@pytest.mark.parametrize(("cell", "gates"), [("fgr", 3), ("lstm1997_gates", 3)])
+def test_gates_that_recur_have_gains_of_their_own(cell: str, gates: int) -> None:
+    layer = LSTM(INPUTS, 5, cell=cell, layer_norm=True, dtype="float64", random_state=0)
+    assert layer.parameters["weight_ln_gg_l0"].shape == (gates * 5,)
+    assert (layer.parameters["weight_ln_gg_l0"] == 1.0).all()
+    x = np.random.default_rng(0).standard_normal((N, STEPS, INPUTS))
+    y, _ = layer(x)
+    layer.load_parameters({**layer.parameters, "weight_ln_gg_l0": np.zeros(gates * 5)})
+    assert not np.allclose(layer(x)[0][:, 1:], y[:, 1:])
+    np.testing.assert_array_equal(layer(x)[0][:, 0], y[:, 0])  # no gates before the first step
 
 
 def test_activation_memory_is_told_before_the_call() -> None:
