@@ -190,7 +190,7 @@ int64_t fl_tape_bytes(const fl_tape *tape);
 fl_status fl_recurrent_tape_bytes(const fl_recurrent *layer, int64_t n, int64_t steps, int64_t rows,
                                   int32_t decays, int32_t n_threads, int64_t *bytes);
 
-/* A letter per accumulator of a unit ("ifgo", "rznu", ...): what gates a tape keeps. */
+/* A letter per accumulator of a unit ("ifgo", "nrzu", ...): what gates a tape keeps. */
 const char *fl_recurrent_slot_names(const fl_recurrent *layer);
 /* A letter per state beside h. At least as many as there are states. */
 const char *fl_recurrent_state_names(const fl_recurrent *layer);

@@ -5,12 +5,12 @@
  * contiguous) and A^T (rows contiguous, weight gradients); B is a packed block or any matrix whose
  * rows are contiguous. */
 
-/* acc[nb*nv + v] of each row += sum over k of a[row, k] * b[nb, k, v]. mr, nv and nb are
- * compile-time constants of the caller. */
-FL_INLINE void FL_T(tile_accumulate)(const int mr, const int nv, const int nb,
-                                     vec acc[][FL_BLOCK_VECTORS * 2], const real *a, int64_t a_row,
-                                     int64_t a_depth, const real *b, int64_t b_block,
-                                     int64_t b_depth, int64_t depth)
+/* acc[nb*nv + slots.first + v] of each row += sum over k of a[row, k] * b[nb, k, v], v <
+ * slots.count. mr, nv, slots and nb are compile-time constants of the caller. */
+FL_INLINE void FL_T(slots_accumulate)(const int mr, const int nv, const fl_slots slots,
+                                      const int nb, vec acc[][FL_BLOCK_VECTORS * 2], const real *a,
+                                      int64_t a_row, int64_t a_depth, const real *b,
+                                      int64_t b_block, int64_t b_depth, int64_t depth)
 {
     const real *a_high = a + 3 * a_row;
     for (int64_t k = 0; k < depth; k++) {
@@ -18,20 +18,32 @@ FL_INLINE void FL_T(tile_accumulate)(const int mr, const int nv, const int nb,
         FL_UNROLL
         for (int j = 0; j < nb; j++) {
             FL_UNROLL
-            for (int v = 0; v < nv; v++)
-                w[j * nv + v] = v_load(b + j * b_block + v * FL_LANES);
+            for (int v = 0; v < slots.count; v++)
+                w[j * slots.count + v] = v_load(b + j * b_block + v * FL_LANES);
         }
         FL_UNROLL
         for (int r = 0; r < mr; r++) {
             vec broadcast = v_set1(r < 3 ? a[r * a_row] : a_high[(r - 3) * a_row]);
             FL_UNROLL
-            for (int v = 0; v < nb * nv; v++)
-                acc[r][v] = v_fma(broadcast, w[v], acc[r][v]);
+            for (int k = 0; k < nb * slots.count; k++) {
+                int v = k / slots.count * nv + slots.first + k % slots.count;
+                acc[r][v] = v_fma(broadcast, w[k], acc[r][v]);
+            }
         }
         a += a_depth;
         a_high += a_depth;
         b += b_depth;
     }
+}
+
+/* The same with all vectors of a block. */
+FL_INLINE void FL_T(tile_accumulate)(const int mr, const int nv, const int nb,
+                                     vec acc[][FL_BLOCK_VECTORS * 2], const real *a, int64_t a_row,
+                                     int64_t a_depth, const real *b, int64_t b_block,
+                                     int64_t b_depth, int64_t depth)
+{
+    const fl_slots all = {0, nv};
+    FL_T(slots_accumulate)(mr, nv, all, nb, acc, a, a_row, a_depth, b, b_block, b_depth, depth);
 }
 
 /* Rows of the next tile when `left` rows remain: tiles of nearly equal height. */
@@ -60,23 +72,27 @@ FL_INLINE void FL_T(gemm_tile)(const FL_T(fl_gemm) * g, const int nv, const int 
                                int64_t row, int64_t block)
 {
     vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
-    int64_t column = block * nv * FL_LANES;
+    int64_t c_block = g->c_block ? g->c_block : nv * FL_LANES;
     FL_UNROLL
     for (int r = 0; r < mr; r++) {
         FL_UNROLL
         for (int v = 0; v < nv * nb; v++)
             acc[r][v] = g->init ? FL_T(load_column)(g->init + (row + r) * g->init_row,
-                                                    column + v * FL_LANES, g->columns)
+                                                    (block + v / nv) * c_block + v % nv * FL_LANES,
+                                                    g->columns)
                                 : v_zero();
     }
-    FL_T(tile_accumulate)(mr, nv, nb, acc, g->a + row * g->a_row, g->a_row, g->a_depth,
-                          g->b + block * g->b_block, g->b_block, g->b_depth, g->depth);
+    const real *a = g->a + row * g->a_row, *b = g->b + block * g->b_block;
+    int64_t segment = g->segment ? g->segment : g->depth;
+    for (int64_t k = 0; k < g->depth; k += segment, a += g->a_segment, b += segment * g->b_depth)
+        FL_T(tile_accumulate)(mr, nv, nb, acc, a, g->a_row, g->a_depth, b, g->b_block, g->b_depth,
+                              segment);
     FL_UNROLL
     for (int r = 0; r < mr; r++) {
         FL_UNROLL
         for (int v = 0; v < nv * nb; v++)
-            FL_T(store_column)(g->c + (row + r) * g->c_row, acc[r][v], column + v * FL_LANES,
-                               g->columns);
+            FL_T(store_column)(g->c + (row + r) * g->c_row, acc[r][v],
+                               (block + v / nv) * c_block + v % nv * FL_LANES, g->columns);
     }
 }
 

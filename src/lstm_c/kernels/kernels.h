@@ -35,6 +35,8 @@ typedef struct fl_cell_facts {
     int slots;
     int x_gates, h_gates; /* gates in weight_ih and bias_ih, in weight_hh and bias_hh */
     int x_gate[FL_MAX_SLOTS], h_gate[FL_MAX_SLOTS];
+    int compact; /* 1: the last slot lacks the x W product and the first one the recurrent one, and
+                    the packed weights leave those columns out; three or four slots, fused */
     int states;
     int state_recurs;        /* 1: state 0 goes into the recurrent product, 0: h */
     int reads_h;             /* 1: the pointwise body reads h of the step before */
@@ -58,6 +60,16 @@ typedef struct fl_cell_facts {
     fl_peephole peephole[FL_MAX_PEEPHOLES];
 } fl_cell_facts;
 
+/* Slots [first, first + count) of a cell that a product writes. */
+typedef struct fl_slots {
+    int first, count;
+} fl_slots;
+FL_INLINE fl_slots fl_slots_of(int slots, int compact, int recurrent)
+{
+    fl_slots found = {compact && recurrent, slots - compact};
+    return found;
+}
+
 /* Panels whose slots share a block: a block has three or four vectors. */
 FL_INLINE int fl_panels_per_block(int slots)
 {
@@ -72,6 +84,8 @@ typedef struct FL_T(fl_gemm) {
     int64_t block_first, block_end;
     const real *a;
     int64_t a_row, a_depth; /* element strides of A[row, depth] */
+    /* 0, or: A's depth comes in segments of so many values, a_segment apart */
+    int64_t segment, a_segment;
     const real *b;
     int64_t b_block, b_depth; /* element strides between blocks and between depths */
     int vectors;              /* of a block: 3 or 4 */
@@ -79,6 +93,7 @@ typedef struct FL_T(fl_gemm) {
     int64_t init_row;         /* 0: one row for all (a bias) */
     real *c;
     int64_t c_row;
+    int64_t c_block; /* columns of C and init from block to block; 0: those of a block of B */
 } FL_T(fl_gemm);
 
 /* One step forward of one cell for `rows` sequences and the units of blocks [block_first,
@@ -112,8 +127,8 @@ typedef struct FL_T(fl_step) {
 typedef struct FL_T(fl_backstep) {
     int64_t rows, units, block_first, block_end; /* blocks of 4 panels of units */
     const real *dgates_next, *weight_t;          /* depth 0: the step has no successor */
-    int64_t dgates_next_row, depth;
-    const real *dy; /* (rows, units) or NULL */
+    int64_t dgates_next_row, depth; /* in the slots that recur, where the cell is compact */
+    const real *dy;                 /* (rows, units) or NULL */
     int64_t dy_row;
     real *dh; /* in: gradient that reaches h beside dy and U (final state, direct path); out: the
                  same for the previous step */

@@ -97,7 +97,7 @@ FL_CELL_TILE void CELL_(forward_tile)(const FL_T(fl_step) * s, const int nv, con
                                       const int nb, int64_t row, int64_t block)
 {
     vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
-    FL_CELL_PRODUCT(forward_product)(s, nv, mr, nb, row, block, acc);
+    FL_CELL_PRODUCT(forward_product)(s, CELL_(facts).compact, nv, mr, nb, row, block, acc);
     CELL_(forward_units)(s, nv, mr, nb, row, block, acc);
 }
 
@@ -178,7 +178,8 @@ FL_CELL_TILE void CELL_(backward_tile)(const FL_T(fl_backstep) * s, const int nv
 {
     vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
     FL_CELL_PRODUCT(backward_product)
-    (s, CELL_(facts).state_recurs && !CELL_(facts).is_prelude, nv, mr, nb, row, block, acc);
+    (s, CELL_(facts).state_recurs && !CELL_(facts).is_prelude, CELL_(facts).compact,
+     CELL_(facts).slots, nv, mr, nb, row, block, acc);
     CELL_(backward_units)(s, nv, mr, nb, row, block, acc);
 }
 

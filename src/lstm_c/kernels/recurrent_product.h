@@ -1,10 +1,13 @@
 /* The matrix part of a step's tile: what the accumulators hold before a cell's pointwise body. */
 
-/* acc = init + x W (when not hoisted) + h U of `mr` rows and `nb` blocks. */
-FL_INLINE void FL_T(forward_product)(const FL_T(fl_step) * s, const int nv, const int mr,
-                                     const int nb, int64_t row, int64_t block,
+/* acc = init + x W (when not hoisted) + h U of `mr` rows and `nb` blocks; compact: see
+ * fl_cell_facts. */
+FL_INLINE void FL_T(forward_product)(const FL_T(fl_step) * s, const int compact, const int nv,
+                                     const int mr, const int nb, int64_t row, int64_t block,
                                      vec acc[][FL_BLOCK_VECTORS * 2])
 {
+    const fl_slots of_x = fl_slots_of(nv, compact, 0), of_h = fl_slots_of(nv, compact, 1);
+    const int64_t x_width = of_x.count * FL_LANES, h_width = of_h.count * FL_LANES;
     FL_UNROLL
     for (int r = 0; r < mr; r++) {
         FL_UNROLL
@@ -12,12 +15,12 @@ FL_INLINE void FL_T(forward_product)(const FL_T(fl_step) * s, const int nv, cons
             acc[r][v] = v_load(s->init + (row + r) * s->init_row + (block * nv + v) * FL_LANES);
     }
     if (s->x)
-        FL_T(tile_accumulate)(mr, nv, nb, acc, s->x + row * s->x_row, s->x_row, 1,
-                              s->weight_x + block * nv * FL_LANES * s->x_depth,
-                              nv * FL_LANES * s->x_depth, nv * FL_LANES, s->x_depth);
-    FL_T(tile_accumulate)(mr, nv, nb, acc, s->h_prev + row * s->h_prev_row, s->h_prev_row, 1,
-                          s->weight_h + block * nv * FL_LANES * s->h_depth,
-                          nv * FL_LANES * s->h_depth, nv * FL_LANES, s->h_depth);
+        FL_T(slots_accumulate)(mr, nv, of_x, nb, acc, s->x + row * s->x_row, s->x_row, 1,
+                               s->weight_x + block * x_width * s->x_depth, x_width * s->x_depth,
+                               x_width, s->x_depth);
+    FL_T(slots_accumulate)(mr, nv, of_h, nb, acc, s->h_prev + row * s->h_prev_row, s->h_prev_row, 1,
+                           s->weight_h + block * h_width * s->h_depth, h_width * s->h_depth,
+                           h_width, s->h_depth);
 }
 
 /* What a backward tile starts from: the gradient of h, or of state 0 where that recurs. */
@@ -34,8 +37,9 @@ FL_INLINE vec FL_T(backward_init)(const FL_T(fl_backstep) * s, const int state_r
 
 /* acc = that + dgates(next step) U^T of `mr` rows and `nb` blocks of four panels. */
 FL_INLINE void FL_T(backward_product)(const FL_T(fl_backstep) * s, const int state_recurs,
-                                      const int nv, const int mr, const int nb, int64_t row,
-                                      int64_t block, vec acc[][FL_BLOCK_VECTORS * 2])
+                                      const int compact, const int slots, const int nv,
+                                      const int mr, const int nb, int64_t row, int64_t block,
+                                      vec acc[][FL_BLOCK_VECTORS * 2])
 {
     FL_UNROLL
     for (int r = 0; r < mr; r++) {
@@ -43,18 +47,28 @@ FL_INLINE void FL_T(backward_product)(const FL_T(fl_backstep) * s, const int sta
         for (int v = 0; v < nv * nb; v++)
             acc[r][v] = FL_T(backward_init)(s, state_recurs, row + r, (block * nv + v) * FL_LANES);
     }
-    FL_T(tile_accumulate)(mr, nv, nb, acc, s->dgates_next + row * s->dgates_next_row,
-                          s->dgates_next_row, 1, s->weight_t + block * nv * FL_LANES * s->depth,
-                          nv * FL_LANES * s->depth, nv * FL_LANES, s->depth);
+    const fl_slots of_h = fl_slots_of(slots, compact, 1);
+    const real *dgates = s->dgates_next + row * s->dgates_next_row + of_h.first * FL_LANES,
+               *weight = s->weight_t + block * nv * FL_LANES * s->depth;
+    const int64_t segment = compact ? of_h.count * FL_LANES : s->depth;
+    for (int64_t k = 0; k < s->depth; k += segment) {
+        FL_T(tile_accumulate)(mr, nv, nb, acc, dgates, s->dgates_next_row, 1, weight,
+                              nv * FL_LANES * s->depth, nv * FL_LANES, segment);
+        dgates += slots * FL_LANES;
+        weight += segment * nv * FL_LANES;
+    }
 }
 
 /* The same for any tile, once for all cells that do not fuse; the accumulators go to memory. */
 #define FL_FORWARD_TILE(acc, nv, mr, nb, row, block)                                               \
-    FL_T(forward_product)(s, nv, mr, nb, row, block, acc)
-static __attribute__((noinline)) void
-FL_T(forward_product_shared)(const FL_T(fl_step) * s, const int nv, const int mr, const int nb,
-                             int64_t row, int64_t block, vec acc[][FL_BLOCK_VECTORS * 2])
+    FL_T(forward_product)(s, 0, nv, mr, nb, row, block, acc)
+static __attribute__((noinline)) void FL_T(forward_product_shared)(const FL_T(fl_step) * s,
+                                                                   const int compact, const int nv,
+                                                                   const int mr, const int nb,
+                                                                   int64_t row, int64_t block,
+                                                                   vec acc[][FL_BLOCK_VECTORS * 2])
 {
+    (void)compact; /* is for fused cells */
     if (nv == 3 && nb == 2)
         FL_FORWARD_TILE(acc, 3, 1, 2, row, block);
     else if (nb == 2)
@@ -66,13 +80,16 @@ FL_T(forward_product_shared)(const FL_T(fl_step) * s, const int nv, const int mr
 }
 
 #define FL_BACKWARD_TILE(acc, nv, mr, nb, row, block)                                              \
-    FL_T(backward_product)(s, state_recurs, nv, mr, nb, row, block, acc)
+    FL_T(backward_product)(s, state_recurs, 0, 0, nv, mr, nb, row, block, acc)
 static __attribute__((noinline)) void
-FL_T(backward_product_shared)(const FL_T(fl_backstep) * s, const int state_recurs, const int nv,
-                              const int mr, const int nb, int64_t row, int64_t block,
+FL_T(backward_product_shared)(const FL_T(fl_backstep) * s, const int state_recurs,
+                              const int compact, const int slots, const int nv, const int mr,
+                              const int nb, int64_t row, int64_t block,
                               vec acc[][FL_BLOCK_VECTORS * 2])
 {
     (void)nv;
+    (void)compact; /* is for fused cells */
+    (void)slots;
     if (nb == 2)
         FL_BACKWARD_TILE(acc, FL_BLOCK_VECTORS, 1, 2, row, block);
     else

@@ -56,6 +56,7 @@ typedef struct fl_tile_operand {
 typedef struct fl_tile_gemm {
     int64_t rows, depth, block_first, block_end, descending;
     int64_t width;        /* columns of a block, at most 64 */
+    int64_t c_block;      /* columns of C and init from block to block; 0: width */
     int64_t columns;      /* of C; the rest of the last block is not written */
     int64_t rows_written; /* the first ones; 0: all */
     int parts;

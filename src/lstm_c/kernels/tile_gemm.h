@@ -292,7 +292,7 @@ FL_INLINE int64_t rows_of_c(const fl_tile_gemm *g)
 static void tile_write(const fl_tile_gemm *g, int64_t row, int64_t block, const float *sums)
 {
     int64_t left = rows_of_c(g) - row, rows = left < FL_TILE_SIDE ? left : FL_TILE_SIDE,
-            first = block * g->width, behind = g->columns - first,
+            first = block * (g->c_block ? g->c_block : g->width), behind = g->columns - first,
             columns = behind < g->width ? behind : g->width,
             sums_row = padded_to(g->width, FL_TILE_SIDE);
     for (int64_t r = 0; r < rows; r++) {

@@ -126,10 +126,12 @@ void fl_formats_layout(const fl_recurrent *layer, fl_packed *packed, fl_arena *a
         to->scale_x = fl_arena_take(arena, scales, sizeof(float));
         to->scale_h = fl_arena_take(arena, scales, sizeof(float));
         to->tiles_x = fl_arena_take(
-            arena, fl_tiles_size(layer, part->blocks, packed->input, part->block_width),
+            arena,
+            fl_tiles_size(layer, part->blocks, packed->input, fl_columns_of(layer, part->of_x)),
             sizeof *to->tiles_x);
         to->tiles_h = fl_arena_take(
-            arena, fl_tiles_size(layer, part->blocks, layer->recurrent, part->block_width),
+            arena,
+            fl_tiles_size(layer, part->blocks, layer->recurrent, fl_columns_of(layer, part->of_h)),
             sizeof *to->tiles_h);
     }
 }
@@ -187,10 +189,10 @@ void fl_formats_pack(const fl_recurrent *layer, int index, int p, const float *w
         pack_reduced(layer, part, weight_hh, part->cell.h_gate, layer->recurrent, to->reduced_h,
                      scaled ? to->scale_h : NULL);
     }
-    fl_pack_tiles(layer, to->weight_x, 0, part->blocks, packed->input, part->block_width,
-                  to->tiles_x);
-    fl_pack_tiles(layer, to->weight_h, 0, part->blocks, layer->recurrent, part->block_width,
-                  to->tiles_h);
+    fl_pack_tiles(layer, to->weight_x, 0, part->blocks, packed->input,
+                  fl_columns_of(layer, part->of_x), to->tiles_x);
+    fl_pack_tiles(layer, to->weight_h, 0, part->blocks, layer->recurrent,
+                  fl_columns_of(layer, part->of_h), to->tiles_h);
 }
 
 /* ---- products ---- */
@@ -286,17 +288,20 @@ void fl_multiply(const fl_recurrent *layer, const fl_packed *packed, int p,
     }
     const fl_part *part = &layer->part[p];
     int recurrent = product->recurrent;
+    fl_slots slots = recurrent ? part->of_h : part->of_x;
+    int64_t first = fl_first_column(layer, slots);
     fl_tile_gemm gemm = {.rows = product->rows,
                          .depth = recurrent ? layer->recurrent : packed->input,
                          .block_first = product->block_first,
                          .block_end = product->block_end,
                          .descending = product->descending,
-                         .width = part->block_width,
-                         .columns = part->gate_stride,
+                         .width = fl_columns_of(layer, slots),
+                         .c_block = part->block_width,
+                         .columns = part->gate_stride - first,
                          .b = recurrent ? packed->part[p].tiles_h : packed->part[p].tiles_x,
-                         .init = product->init,
+                         .init = (const float *)product->init + first,
                          .init_row = product->init_row,
-                         .c = product->c,
+                         .c = (float *)product->c + first,
                          .c_row = product->c_row};
     fl_multiply_tiles(layer, product->a, product->a_row, product->prepared, &gemm);
 }

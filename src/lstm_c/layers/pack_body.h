@@ -51,37 +51,41 @@ FL_INLINE real FL_T(rounded)(const fl_recurrent *layer, real weight, float scale
 }
 
 /* Gate-interleaved panels of weight (gates*hidden, sources*count), slot s taking gate gate_of[s],
- * -> packed (blocks, sources*plane, block vectors, lanes), where each source has `plane` >= count
- * values; padding is zero. */
+ * -> packed (blocks, sources*plane, slots of a block, lanes), where each source has `plane` >=
+ * count values; padding is zero. */
 static void FL_T(pack_panels)(const fl_recurrent *layer, const fl_part *part, const real *weight,
-                              const int *gate_of, int64_t sources, int64_t count, int64_t plane,
-                              real *packed)
+                              const int *gate_of, fl_slots slots, int64_t sources, int64_t count,
+                              int64_t plane, real *packed)
 {
-    int64_t width = part->block_width, depth = sources * plane;
-    for (int64_t column = 0; column < part->gate_stride; column++) {
+    int64_t width = fl_columns_of(layer, slots), depth = sources * plane;
+    for (int64_t k = 0; k < part->blocks * width; k++) {
+        int64_t column = k / width * part->block_width + fl_first_column(layer, slots) + k % width;
         int64_t row = fl_weight_row(layer, part, column, gate_of);
-        real *to = packed + column / width * width * depth + column % width;
+        real *to = packed + k / width * width * depth + k % width;
         const real *from = row >= 0 ? weight + row * sources * count : NULL;
         float scale = from ? FL_T(row_scale)(layer, from, sources * count) : 0;
         for (int64_t source = 0; source < sources; source++)
-            for (int64_t k = 0; k < plane; k++, to += width)
-                *to = from && k < count ? FL_T(rounded)(layer, from[source * count + k], scale) : 0;
+            for (int64_t i = 0; i < plane; i++, to += width)
+                *to = from && i < count ? FL_T(rounded)(layer, from[source * count + i], scale) : 0;
     }
 }
 
 /* Plain blocks of the transposed view: depth = gate columns (gate-interleaved), columns = columns
- * of weight (gates*hidden, columns), whose rows are `stride` apart. */
+ * of weight (gates*hidden, columns), whose rows are `stride` apart. Of the depth, the slots alone.
+ */
 static void FL_T(pack_transposed)(const fl_recurrent *layer, const fl_part *part,
                                   const real *weight, int64_t stride, const int *gate_of,
-                                  int64_t columns, int64_t block_first, int64_t block_end,
-                                  real *packed)
+                                  fl_slots slots, int64_t columns, int64_t block_first,
+                                  int64_t block_end, real *packed)
 {
-    int64_t width = FL_BLOCK_VECTORS * layer->lanes;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, depth = fl_slot_depth(layer, part, slots),
+            skipped = fl_first_column(layer, slots), used = fl_columns_of(layer, slots);
     for (int64_t block = block_first; block < block_end; block++) {
         int64_t first = block * width, count = columns - first < width ? columns - first : width;
-        real *to = packed + block * width * part->gate_columns;
-        for (int64_t k = 0; k < part->gate_columns; k++, to += width) {
-            int64_t row = fl_weight_row(layer, part, k, gate_of);
+        real *to = packed + block * width * depth;
+        for (int64_t k = 0; k < depth; k++, to += width) {
+            int64_t column = k / used * part->block_width + skipped + k % used,
+                    row = fl_weight_row(layer, part, column, gate_of);
             const real *from = row >= 0 ? weight + row * stride + first : NULL;
             for (int64_t j = 0; j < width; j++)
                 to[j] = from && j < count ? FL_T(rounded)(layer, from[j], 0) : 0;

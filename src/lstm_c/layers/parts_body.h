@@ -50,6 +50,21 @@ FL_INLINE FL_T(fl_zone) FL_T(zone_of)(const fl_recurrent *layer, const FL_T(fl_s
     return zone;
 }
 
+/* The slots that an input projection has no product for get their biases: of the rows and blocks of
+ * `projection`. */
+static void FL_T(fill_other_slots)(const fl_recurrent *layer, const fl_packed *packed, int p,
+                                   const FL_T(fl_gemm) * projection)
+{
+    const fl_part *part = &layer->part[p];
+    const real *bias = packed->part[p].bias;
+    int64_t used = fl_columns_of(layer, part->of_x);
+    for (int64_t row = 0; used < part->block_width && row < projection->rows; row++)
+        for (int64_t block = projection->block_first; block < projection->block_end; block++)
+            for (int64_t j = block * part->block_width + used; j < (block + 1) * part->block_width;
+                 j++)
+                projection->c[row * projection->c_row + j] = bias[j];
+}
+
 /* The recurrent product of a step by weights in another format, into its rows of gates (rows,
  * gate_row), where x W + b is if the part sees x; what is left of the step is pointwise. */
 static void FL_T(multiply_recurrence)(const fl_recurrent *layer, const fl_packed *packed, int p,

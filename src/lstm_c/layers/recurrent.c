@@ -269,6 +269,11 @@ static void derive_part(fl_recurrent *layer, fl_part *part)
         part->sees_x |= part->cell.x_gate[s] >= 0;
     part->blocks = (layer->panels + panels_per_block - 1) / panels_per_block;
     part->block_width = panels_per_block * slots * layer->lanes;
+    int vectors = (int)(panels_per_block * slots),
+        compact =
+            part->cell.compact && !layer->config.layer_norm; /* whose products are whole rows */
+    part->of_x = fl_slots_of(vectors, compact, 0);
+    part->of_h = fl_slots_of(vectors, compact, 1);
     part->gate_columns = layer->panels * slots * layer->lanes;
     part->gate_stride = part->blocks * part->block_width;
     part->gate_first = layer->gate_row;
@@ -338,9 +343,12 @@ static void packed_layout(fl_recurrent *layer, fl_arena *arena)
         for (int p = 0; p < layer->n_parts; p++) {
             const fl_part *part = &layer->part[p];
             fl_packed_part *to = &packed->part[p];
-            int64_t columns = layer->format == FL_WEIGHTS_INT8 ? 0 : part->gate_stride;
-            to->weight_x = fl_arena_take(arena, packed->input * columns, layer->real_size);
-            to->weight_h = fl_arena_take(arena, layer->recurrent * columns, layer->real_size);
+            int64_t blocks = layer->format == FL_WEIGHTS_INT8 ? 0 : part->blocks;
+            to->weight_x = fl_arena_take(
+                arena, packed->input * blocks * fl_columns_of(layer, part->of_x), layer->real_size);
+            to->weight_h =
+                fl_arena_take(arena, layer->recurrent * blocks * fl_columns_of(layer, part->of_h),
+                              layer->real_size);
             to->weight_g = fl_arena_take(
                 arena, part->cell.gate_states * layer->plane * part->gate_stride, layer->real_size);
             to->bias = bias ? bias + (size_t)part->gate_first * layer->real_size : NULL;

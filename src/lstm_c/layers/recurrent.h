@@ -22,6 +22,7 @@ typedef struct fl_part {
     int64_t gate_columns; /* panels * slots * lanes: what holds values in its gates of a row */
     int64_t gate_stride;  /* its gates of a row, whole blocks */
     int64_t gate_first;   /* where they begin in a row of gates */
+    fl_slots of_x, of_h;  /* of a block's vectors, those that the packed weights have columns for */
 } fl_part;
 
 /* Packed weights of one layer and direction (void: float or double), by part. */
@@ -136,6 +137,22 @@ struct fl_tape {
     fl_arena arena;
     fl_arena backward_arena;
 };
+
+/* Columns of a block of weights that have products with some of the slots, and where they begin. */
+FL_INLINE int64_t fl_columns_of(const fl_recurrent *layer, fl_slots slots)
+{
+    return slots.count * layer->lanes;
+}
+FL_INLINE int64_t fl_first_column(const fl_recurrent *layer, fl_slots slots)
+{
+    return slots.first * layer->lanes;
+}
+
+/* Gate columns of those slots. */
+FL_INLINE int64_t fl_slot_depth(const fl_recurrent *layer, const fl_part *part, fl_slots slots)
+{
+    return part->gate_columns * fl_columns_of(layer, slots) / part->block_width;
+}
 
 /* The part that gives the step its h and its states. */
 FL_INLINE const fl_part *fl_main_part(const fl_recurrent *layer)

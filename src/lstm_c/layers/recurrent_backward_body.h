@@ -74,6 +74,34 @@ static const real *FL_T(dproduct)(const FL_T(fl_backward_run) * run, int index, 
     return rows + row * run->layer->gate_row;
 }
 
+/* The slots of a part that products with U^T, or W^T, take; on tiles all, which are zero elsewhere.
+ */
+static fl_slots FL_T(taken_slots)(const FL_T(fl_backward_run) * run, const fl_part *part,
+                                  int recurrent)
+{
+    fl_slots all = {0, (int)(part->block_width / run->layer->lanes)};
+    return run->on_tiles ? all : recurrent ? part->of_h : part->of_x;
+}
+
+/* A = rows of gate gradients of a part, from `dgates` on, of those slots; B = U^T or W^T. */
+static void FL_T(take_dgates)(const FL_T(fl_backward_run) * run, const fl_part *part, int recurrent,
+                              const real *dgates, FL_T(fl_gemm) * gemm)
+{
+    const fl_recurrent *layer = run->layer;
+    fl_slots slots = FL_T(taken_slots)(run, part, recurrent);
+    gemm->a = dgates + part->gate_first + fl_first_column(layer, slots);
+    gemm->a_row = layer->gate_row;
+    gemm->a_depth = 1;
+    gemm->depth = fl_slot_depth(layer, part, slots);
+    if (gemm->depth < part->gate_columns) {
+        gemm->segment = fl_columns_of(layer, slots);
+        gemm->a_segment = part->block_width;
+    }
+    gemm->b_depth = FL_BLOCK_VECTORS * layer->lanes;
+    gemm->b_block = gemm->b_depth * gemm->depth;
+    gemm->vectors = FL_BLOCK_VECTORS;
+}
+
 /* A product with gate gradients, the plain weights of which are split in `tiles`. */
 static void FL_T(multiply)(const FL_T(fl_backward_run) * run, int thread,
                            const FL_T(fl_gemm) * gemm, const uint16_t *tiles)
@@ -119,7 +147,6 @@ static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int inde
     const fl_recurrent *layer = run->layer;
     const fl_part *part = &layer->part[p];
     const fl_ragged *ragged = &run->tape->ragged;
-    int64_t width = FL_BLOCK_VECTORS * layer->lanes;
     int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows;
     row = row > share->row_first ? row : share->row_first;
     if (row >= end)
@@ -140,21 +167,15 @@ static void FL_T(recurrent_gradient)(const FL_T(fl_backward_run) * run, int inde
     }
     FL_T(fl_gemm)
     gemm = {.rows = end - row,
-            .depth = part->gate_columns,
             .columns = layer->recurrent,
             .block_first = block_first,
             .block_end = block_end,
-            .a = FL_T(dproduct)(run, index, moment->row0 + row) + part->gate_first,
-            .a_row = layer->gate_row,
-            .a_depth = 1,
             .b = run->weight_t[index * layer->n_parts + p],
-            .b_block = width * part->gate_columns,
-            .b_depth = width,
-            .vectors = FL_BLOCK_VECTORS,
             .init = part->cell.made_recurs ? NULL : to,
             .init_row = to_row,
             .c = to,
             .c_row = to_row};
+    FL_T(take_dgates)(run, part, 1, FL_T(dproduct)(run, index, moment->row0 + row), &gemm);
     FL_T(multiply)(run, share->thread, &gemm, run->tiles_t[index * layer->n_parts + p]);
 }
 
@@ -266,21 +287,15 @@ static void FL_T(output_gradient)(const FL_T(fl_backward_run) * run, int index,
         }
     FL_T(fl_gemm)
     gemm = {.rows = continuing - first,
-            .depth = part->gate_columns,
             .columns = recurrent,
             .block_first = block_first,
             .block_end = block_end < recurring ? block_end : recurring,
-            .a = FL_T(dproduct)(run, index, moment->next0 + first),
-            .a_row = layer->gate_row,
-            .a_depth = 1,
             .b = run->weight_t[index],
-            .b_block = width * part->gate_columns,
-            .b_depth = width,
-            .vectors = FL_BLOCK_VECTORS,
             .init = to + first * output,
             .init_row = output,
             .c = to + first * output,
             .c_row = output};
+    FL_T(take_dgates)(run, part, 1, FL_T(dproduct)(run, index, moment->next0 + first), &gemm);
     if (continuing > first && gemm.block_first < gemm.block_end &&
         layer->config.truncated != FL_TRUNCATED)
         FL_T(multiply)(run, share->thread, &gemm, run->tiles_t[index]);
@@ -441,7 +456,7 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
         if (!started && moment->with_previous < stop)
             stop = moment->with_previous;
         s.rows = stop - row;
-        s.depth = continues && deferred ? part->gate_columns : 0;
+        s.depth = continues && deferred ? fl_slot_depth(layer, part, part->of_h) : 0;
         s.dgates_next = (const real *)tape->gates +
                         (continues ? moment->next0 + row : 0) * layer->gate_row + part->gate_first;
         s.dy = dy ? dy + (moment->row0 + row) * y_row + reverse * layer->output : NULL;
@@ -676,10 +691,12 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
 }
 
 /* What of [x, h_prev, gates, 1] shares the gradients that multiply it: all of it, or, where each
- * product is normalised, what is in the same. Returns how many there are. */
+ * product is normalised or has slots of its own, what is in the same. Returns how many there are.
+ */
 typedef struct FL_T(fl_section) {
     int64_t first, end;
     const real *dgates;
+    fl_slots vectors; /* of a block of gate columns that there are products for */
 } FL_T(fl_section);
 static int FL_T(sections_of)(const FL_T(fl_backward_run) * run, int index, const fl_part *part,
                              FL_T(fl_section) sections[4])
@@ -688,16 +705,24 @@ static int FL_T(sections_of)(const FL_T(fl_backward_run) * run, int index, const
     const fl_tape_direction *tape = &run->tape->directions[index];
     int64_t input = layer->packed[index].input, depth = FL_T(input_depth)(layer, input),
             gates = input + layer->recurrent;
+    const fl_slots all = {0, FL_BLOCK_VECTORS};
     int count = 0;
-    sections[0] = (FL_T(fl_section)){0, depth, tape->gates};
+    sections[0] = (FL_T(fl_section)){0, depth, tape->gates, all};
+    if (!layer->config.layer_norm && fl_slot_depth(layer, part, part->of_x) < part->gate_columns &&
+        !run->on_tiles) {
+        sections[count++] = (FL_T(fl_section)){0, input, tape->gates, part->of_x};
+        sections[count++] = (FL_T(fl_section)){input, gates, tape->gates, part->of_h};
+        sections[count++] = (FL_T(fl_section)){gates, depth, tape->gates, all};
+        return count;
+    }
     if (!layer->config.layer_norm)
         return 1;
     if (part->sees_x)
-        sections[count++] = (FL_T(fl_section)){0, input, tape->normed.x};
-    sections[count++] = (FL_T(fl_section)){input, gates, tape->normed.h};
+        sections[count++] = (FL_T(fl_section)){0, input, tape->normed.x, all};
+    sections[count++] = (FL_T(fl_section)){input, gates, tape->normed.h, all};
     if (part->cell.gate_states)
-        sections[count++] = (FL_T(fl_section)){gates, depth - 1, tape->normed.g};
-    sections[count++] = (FL_T(fl_section)){depth - 1, depth, tape->gates};
+        sections[count++] = (FL_T(fl_section)){gates, depth - 1, tape->normed.g, all};
+    sections[count++] = (FL_T(fl_section)){depth - 1, depth, tape->gates, all};
     return count;
 }
 
@@ -707,15 +732,16 @@ static void FL_T(add_section)(const FL_T(fl_backward_run) * run, int thread,
                               const FL_T(fl_section) * section, int64_t count, int adds,
                               real *gradient, int64_t stride, int64_t columns)
 {
+    int64_t skipped = fl_first_column(run->layer, section->vectors);
     FL_T(fl_gemm)
     gemm = {.depth = count,
-            .columns = columns,
+            .columns = columns - skipped,
             .block_end = 1,
             .a_row = 1,
             .a_depth = FL_INPUT_PANEL,
-            .b = run->scratch[thread].dgates,
+            .b = run->scratch[thread].dgates + skipped,
             .b_depth = FL_BLOCK_VECTORS * run->layer->lanes,
-            .vectors = FL_BLOCK_VECTORS,
+            .vectors = section->vectors.count,
             .init_row = stride,
             .c_row = stride};
     for (int64_t column = section->first; column < section->end; column += gemm.rows) {
@@ -723,7 +749,7 @@ static void FL_T(add_section)(const FL_T(fl_backward_run) * run, int thread,
                 here = section->end - column;
         gemm.rows = here < space ? here : space;
         gemm.a = run->scratch[thread].inputs + (column - within) * run->chunk + within;
-        gemm.c = gradient + column * stride;
+        gemm.c = gradient + column * stride + skipped;
         gemm.init = adds ? gemm.c : NULL;
         run->kernels->gemm(&gemm);
     }
@@ -825,7 +851,8 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
             int64_t left = part->gate_stride - block * width, used = left < width ? left : width;
             const real *from =
                 section->dgates + row * layer->gate_row + part->gate_first + block * width;
-            for (int64_t i = 0; i < count; i++)
+            int copied = k % n_sections && section->dgates == section[-1].dgates;
+            for (int64_t i = 0; !copied && i < count; i++)
                 FL_T(copy_row)(dgates + i * width, from + i * layer->gate_row, used);
             real *to = gradient + block * width;
             if (run->on_tiles)
@@ -874,7 +901,7 @@ static void FL_T(input_gradient)(const FL_T(fl_backward_run) * run, int64_t leve
                                  int64_t first, int64_t end)
 {
     const fl_recurrent *layer = run->layer;
-    int64_t width = FL_BLOCK_VECTORS * layer->lanes, written = 0;
+    int written = 0;
     for (int k = 0; k < layer->directions * layer->n_parts && end > first; k++) {
         int index = (int)level * layer->directions + k / layer->n_parts;
         const fl_part *part = &layer->part[k % layer->n_parts];
@@ -886,20 +913,14 @@ static void FL_T(input_gradient)(const FL_T(fl_backward_run) * run, int64_t leve
         const real *dgates = layer->config.layer_norm ? tape->normed.x : tape->gates;
         FL_T(fl_gemm)
         gemm = {.rows = end - first,
-                .depth = part->gate_columns,
                 .columns = input,
                 .block_end = FL_T(unit_blocks)(input, layer->lanes),
-                .a = dgates + first * layer->gate_row + part->gate_first,
-                .a_row = layer->gate_row,
-                .a_depth = 1,
                 .b = run->weight_xt[index * layer->n_parts + k % layer->n_parts],
-                .b_block = width * part->gate_columns,
-                .b_depth = width,
-                .vectors = FL_BLOCK_VECTORS,
                 .init = written ? dx : NULL,
                 .init_row = input,
                 .c = dx,
                 .c_row = input};
+        FL_T(take_dgates)(run, part, 0, dgates + first * layer->gate_row, &gemm);
         FL_T(multiply)(run, thread, &gemm,
                        run->tiles_xt[index * layer->n_parts + k % layer->n_parts]);
         written = 1;
@@ -1019,7 +1040,8 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
         fl_split(FL_T(unit_blocks)(layer->recurrent, layer->lanes), thread, n_threads, &first,
                  &end);
         FL_T(pack_transposed)(layer, part, arrays.weight_hh, layer->recurrent, part->cell.h_gate,
-                              layer->recurrent, first, end, run->weight_t[k]);
+                              FL_T(taken_slots)(run, part, 1), layer->recurrent, first, end,
+                              run->weight_t[k]);
         if (run->on_tiles)
             fl_pack_tiles(layer, run->weight_t[k], first, end, part->gate_columns, width,
                           run->tiles_t[k]);
@@ -1028,15 +1050,16 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
                              FL_BLOCK_VECTORS * layer->lanes, run->projection_t[index]);
         fl_split(FL_T(unit_blocks)(hidden, layer->lanes), thread, n_threads, &first, &end);
         for (int gate = 0; gate < part->cell.gate_states; gate++)
-            FL_T(pack_transposed)(layer, part, arrays.weight_gg + gate * hidden,
-                                  fl_recurring_gates(layer), part->cell.g_gate, hidden, first, end,
-                                  run->weight_gt[index] +
-                                      gate * FL_T(unit_blocks)(hidden, layer->lanes) *
-                                          FL_BLOCK_VECTORS * layer->lanes * part->gate_columns);
+            FL_T(pack_transposed)(
+                layer, part, arrays.weight_gg + gate * hidden, fl_recurring_gates(layer),
+                part->cell.g_gate, FL_T(taken_slots)(run, part, 1), hidden, first, end,
+                run->weight_gt[index] + gate * FL_T(unit_blocks)(hidden, layer->lanes) *
+                                            FL_BLOCK_VECTORS * layer->lanes * part->gate_columns);
         if (run->weight_xt[k]) {
             fl_split(FL_T(unit_blocks)(input, layer->lanes), thread, n_threads, &first, &end);
-            FL_T(pack_transposed)(layer, part, arrays.weight_ih, input, part->cell.x_gate, input,
-                                  first, end, run->weight_xt[k]);
+            FL_T(pack_transposed)(layer, part, arrays.weight_ih, input, part->cell.x_gate,
+                                  FL_T(taken_slots)(run, part, 0), input, first, end,
+                                  run->weight_xt[k]);
             if (run->on_tiles)
                 fl_pack_tiles(layer, run->weight_xt[k], first, end, part->gate_columns, width,
                               run->tiles_xt[k]);

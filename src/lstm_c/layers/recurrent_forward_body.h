@@ -65,6 +65,7 @@ static void FL_T(project_rows)(const FL_T(fl_forward_run) * run, int index, int 
         run->kernels->gemm(gemm);
     else
         fl_multiply(layer, &layer->packed[index], p, &product);
+    FL_T(fill_other_slots)(layer, &layer->packed[index], p, gemm);
 }
 
 /* Input projection of the steps [first, end) for part `p`: gates = x W + b for the share's rows and
@@ -76,7 +77,7 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
     const fl_part *part = &layer->part[p];
     const fl_packed *packed = &layer->packed[index];
     const fl_tape_layer *level = &run->tape->layers[index / layer->directions];
-    int64_t width = part->block_width, used = 0, block_first, block_end;
+    int64_t width = fl_columns_of(layer, part->of_x), used = 0, block_first, block_end;
     FL_T(share_blocks)(part, share, &block_first, &block_end);
     FL_T(fl_gemm)
     gemm = {.depth = packed->input,
@@ -91,7 +92,8 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
             .vectors = (int)(width / layer->lanes),
             .init = layer->config.layer_norm ? NULL : packed->part[p].bias,
             .init_row = 0,
-            .c_row = layer->gate_row};
+            .c_row = layer->gate_row,
+            .c_block = part->block_width};
     for (int64_t step = first; step < end; step++) {
         fl_moment moment = fl_ragged_moment(&run->tape->ragged, step, reverse);
         int64_t row_end = share->row_end < moment.rows ? share->row_end : moment.rows;

@@ -7,16 +7,16 @@ static void FL_T(pack_part)(const fl_recurrent *layer, int index, int p, FL_T(fl
     const fl_part *part = &layer->part[p];
     int64_t hidden = layer->config.hidden_size;
     if (layer->format != FL_WEIGHTS_INT8) {
-        FL_T(pack_panels)(layer, part, arrays.weight_ih, part->cell.x_gate, 1, packed->input,
-                          packed->input, to->weight_x);
-        FL_T(pack_panels)(layer, part, arrays.weight_hh, part->cell.h_gate, 1, layer->recurrent,
-                          layer->recurrent, to->weight_h);
+        FL_T(pack_panels)(layer, part, arrays.weight_ih, part->cell.x_gate, part->of_x, 1,
+                          packed->input, packed->input, to->weight_x);
+        FL_T(pack_panels)(layer, part, arrays.weight_hh, part->cell.h_gate, part->of_h, 1,
+                          layer->recurrent, layer->recurrent, to->weight_h);
     }
     if (layer->config.dtype == FL_FLOAT32)
         fl_formats_pack(layer, index, p, (const float *)(const void *)arrays.weight_ih,
                         (const float *)(const void *)arrays.weight_hh);
-    FL_T(pack_panels)(layer, part, arrays.weight_gg, part->cell.g_gate, part->cell.gate_states,
-                      hidden, layer->plane, to->weight_g);
+    FL_T(pack_panels)(layer, part, arrays.weight_gg, part->cell.g_gate, part->of_h,
+                      part->cell.gate_states, hidden, layer->plane, to->weight_g);
     FL_T(pack_bias)(layer, part, arrays.bias_ih, arrays.bias_hh, to->bias);
     for (int i = 0; i < part->cell.n_peepholes; i++)
         for (int64_t unit = 0; unit < layer->plane; unit++)

@@ -16,6 +16,7 @@ static void FL_T(project_step)(const fl_stream *stream, int64_t level, int p, in
     const fl_recurrent *layer = stream->layer;
     const fl_part *part = &layer->part[p];
     const fl_packed *packed = &layer->packed[level];
+    int64_t width = fl_columns_of(layer, part->of_x);
     fl_product product = {.format = stream->format,
                           .rows = stream->n,
                           .block_first = first,
@@ -27,10 +28,6 @@ static void FL_T(project_step)(const fl_stream *stream, int64_t level, int p, in
                           .c = (real *)stream->gates + part->gate_first,
                           .c_row = layer->gate_row,
                           .prepared = &stream->prepared[thread]};
-    if (product.format != FL_WEIGHTS_PLAIN) {
-        fl_multiply(layer, packed, p, &product);
-        return;
-    }
     FL_T(fl_gemm)
     gemm = {.rows = stream->n,
             .depth = packed->input,
@@ -41,13 +38,18 @@ static void FL_T(project_step)(const fl_stream *stream, int64_t level, int p, in
             .a_row = packed->input,
             .a_depth = 1,
             .b = packed->part[p].weight_x,
-            .b_block = part->block_width * packed->input,
-            .b_depth = part->block_width,
-            .vectors = (int)(part->block_width / layer->lanes),
+            .b_block = width * packed->input,
+            .b_depth = width,
+            .vectors = (int)(width / layer->lanes),
             .init = layer->config.layer_norm ? NULL : packed->part[p].bias,
             .c = (real *)stream->gates + part->gate_first,
-            .c_row = layer->gate_row};
-    layer->isa->FL_SUFFIX.gemm(&gemm);
+            .c_row = layer->gate_row,
+            .c_block = part->block_width};
+    if (product.format == FL_WEIGHTS_PLAIN)
+        layer->isa->FL_SUFFIX.gemm(&gemm);
+    else
+        fl_multiply(layer, packed, p, &product);
+    FL_T(fill_other_slots)(layer, packed, p, &gemm);
 }
 
 /* Output of one level from what its cells put out, the thread's share of its columns. */
