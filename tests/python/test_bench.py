@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import mmap
 import shutil
 import sys
 from collections.abc import Iterator
@@ -579,10 +580,15 @@ def test_peak_memory_is_what_the_step_adds(monkeypatch: pytest.MonkeyPatch):
 
 def test_growth_is_what_stays(monkeypatch: pytest.MonkeyPatch):
     memory = bench_module("memory")
-    kept: list[np.ndarray] = []
+    kept: list[mmap.mmap] = []
     size = 256 << 10
+
+    def keep(x: np.ndarray) -> None:
+        kept.append(mmap.mmap(-1, size))  # pages of its own, whatever the allocator has free
+        kept[-1].write(bytes(b"x") * size)
+
     monkeypatch.setattr(memory, "WARM_UP", 20)
-    monkeypatch.setattr(memory, "_our_varying_step", lambda: lambda x: kept.append(np.ones(size, np.uint8)))
+    monkeypatch.setattr(memory, "_our_varying_step", lambda: keep)
     assert 0.9 * 100 * size < memory.measure_growth("fastlstm", 100) < 1.5 * 100 * size
 
 

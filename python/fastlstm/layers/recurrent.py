@@ -82,7 +82,7 @@ class Tape:
         self.starts: np.ndarray
         self.y_starts: np.ndarray
         self.padded_steps = 0
-        self.fresh: dict[str, np.ndarray] = {}  # places and sequences that started from learned states
+        self.fresh: dict[str, Any] = {}  # places and sequences that started from learned states: a mask, or all or none
         self.segments: Segments | None = None  # that the core took for the sequences
 
     @property
@@ -556,7 +556,7 @@ class LSTM(Parameterized):
         if self._blocks is not None:
             self._blocks.add_up(core_grads, grads)
         if dinitial is not None and self.learn_initial_state:
-            self._learned_gradient(tape, self._views(grads), dinitial)
+            self._learned_gradient(tape, grads, dinitial)
         if tape.kept:
             views = self._views(grads)
             for name, factor in tape.kept.items():
@@ -609,15 +609,21 @@ class LSTM(Parameterized):
 
     # ---- states that sequences start from ----
 
+    def _learned_rows(self, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """The learned states in an array of the parameters' form: views (num_layers * directions, size) by name."""
+        rows, found, end = self.num_layers * self.directions, {}, 0
+        sizes = {name: self.recurrent_size if name == "h" else self.hidden_size for name in self._learned_states}
+        last = flat[flat.size - rows * sum(sizes.values()) :].reshape(rows, -1) if sizes else flat
+        for name, size in sizes.items():
+            found[name] = last[:, end : end + size]
+            end += size
+        return found
+
     def initial_state(self, n: int, flat: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         """States of `n` new sequences, (num_layers * directions, n, size) each: zero, or the learned ones."""
-        states = self.empty_states(n)
-        views = self._views(self._flat if flat is None else flat)
+        states, learned = self.empty_states(n), self._learned_rows(self._flat if flat is None else flat)
         for name, state in zip(self.state_names, states, strict=True):
-            state[...] = 0.0
-            if name in self._learned_states:
-                for place, suffix in enumerate(self._suffixes):
-                    state[place] = views[f"{name}0_{suffix}"]
+            state[...] = learned[name][:, None] if name in learned else 0.0
         return states
 
     def _start(
@@ -638,23 +644,20 @@ class LSTM(Parameterized):
         states = list(self.initial_state(n, None if tape is None else tape.weights))
         for k, name in enumerate(self.state_names):
             given = None if state is None else state[k]
-            fresh = np.ones((states[k].shape[0], n, 1), bool)
+            fresh: Any = given is None or (False if takes is None else ~takes)
             if given is not None:
-                fresh[...] = False if takes is None else ~takes
                 states[k] = np.where(fresh, states[k], given)
             if tape is not None:
                 tape.fresh[name] = fresh
         return states
 
-    def _learned_gradient(
-        self, tape: Tape, grads: dict[str, np.ndarray], dinitial: tuple[np.ndarray, ...]
-    ) -> None:
+    def _learned_gradient(self, tape: Tape, grads: np.ndarray, dinitial: tuple[np.ndarray, ...]) -> None:
         """Gradients of the learned states: sums over the sequences that started from them."""
-        for name, gradient in zip(self.state_names, dinitial, strict=True):
-            if name in self._learned_states:
-                total = np.sum(gradient * tape.fresh[name], axis=1)
-                for place, suffix in enumerate(self._suffixes):
-                    grads[f"{name}0_{suffix}"][...] = total[place]
+        gradients = dict(zip(self.state_names, dinitial, strict=True))
+        for name, learned in self._learned_rows(grads).items():
+            fresh = tape.fresh[name]
+            gradient = gradients[name] if fresh is True else gradients[name] * fresh
+            gradient.sum(axis=1, out=learned)
 
     # ---- padded batches: the public calls ----
 
