@@ -204,8 +204,8 @@ class Model:
         Parameters
         ----------
         precision : {"float32", "high", "bfloat16", "int8"}
-            As :class:`fastlstm.layers.LSTM` takes it. "int8" and "bfloat16" read a quarter and half of the memory, which
-            is what a stream of a large network waits for.
+            As :class:`fastlstm.layers.LSTM` takes it. "int8" and "bfloat16" read a quarter and half of the memory,
+            which is what a stream of a large network waits for.
 
         Returns
         -------

@@ -69,7 +69,7 @@ OPTIONS = (
     Option("checkpoint_every", {"checkpoint_every": 2}, one_direction=True),
     Option("zoneout", {"zoneout": (0.2, 0.3)}, WITHOUT_C, random=True),
     Option("zoneout of h", {"zoneout": (0.2, 0.0)}, random=True),
-    Option("zoneout, proj_size", {"zoneout": (0.2, 0.3), "proj_size": 2}, UNPROJECTED, random=True),
+    Option("zoneout, proj_size", {"zoneout": (0.2, 0.3), "proj_size": 3}, UNPROJECTED, random=True),
     Option(
         "zoneout, output_proj_size",
         {"zoneout": (0.3, 0.2), "proj_size": 6, "output_proj_size": 3},

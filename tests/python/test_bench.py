@@ -585,7 +585,7 @@ def test_growth_is_what_stays(monkeypatch: pytest.MonkeyPatch):
 
     def keep(x: np.ndarray) -> None:
         kept.append(mmap.mmap(-1, size))  # pages of its own, whatever the allocator has free
-        kept[-1].write(bytes(b"x") * size)
+        kept[-1].write(b"x" * size)
 
     monkeypatch.setattr(memory, "WARM_UP", 20)
     monkeypatch.setattr(memory, "_our_varying_step", lambda: keep)

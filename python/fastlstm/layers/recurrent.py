@@ -82,7 +82,9 @@ class Tape:
         self.starts: np.ndarray
         self.y_starts: np.ndarray
         self.padded_steps = 0
-        self.fresh: dict[str, Any] = {}  # places and sequences that started from learned states: a mask, or all or none
+        self.fresh: dict[
+            str, Any
+        ] = {}  # places and sequences that started from learned states: a mask, or all or none
         self.segments: Segments | None = None  # that the core took for the sequences
 
     @property
@@ -612,7 +614,9 @@ class LSTM(Parameterized):
     def _learned_rows(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """The learned states in an array of the parameters' form: views (num_layers * directions, size) by name."""
         rows, found, end = self.num_layers * self.directions, {}, 0
-        sizes = {name: self.recurrent_size if name == "h" else self.hidden_size for name in self._learned_states}
+        sizes = {
+            name: self.recurrent_size if name == "h" else self.hidden_size for name in self._learned_states
+        }
         last = flat[flat.size - rows * sum(sizes.values()) :].reshape(rows, -1) if sizes else flat
         for name, size in sizes.items():
             found[name] = last[:, end : end + size]
