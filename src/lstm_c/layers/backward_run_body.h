@@ -1,0 +1,131 @@
+/* What a call of back-propagation works with, and the products of its gate gradients, for one
+ * dtype. See recurrent.c for the plan. */
+
+#ifndef FL_INPUT_PANELS
+#define FL_INPUT_PANELS
+enum {
+    FL_INPUT_PANEL = 48,   /* columns; whole tiles of every instruction set */
+    FL_GRADIENT_ROWS = 512 /* of a chunk: the gradient is read and written once in so many */
+};
+#endif
+
+typedef struct FL_T(fl_gradient_scratch) {
+    real *inputs; /* rows of [x, h_prev, recurring gates, 1] in panels of columns, each (chunk,
+                     FL_INPUT_PANEL): a tile reads a short stride, and the memory in one stream */
+    real *dgates; /* (chunk, block width): one block of gate gradients */
+    /* with products on tiles */
+    fl_prepared prepared;   /* rows of gate gradients */
+    uint16_t *split_inputs; /* panels of inputs, each (parts, FL_INPUT_PANEL, chunk) */
+    uint16_t *split_dgates; /* the block */
+} FL_T(fl_gradient_scratch);
+
+typedef struct FL_T(fl_backward_run) {
+    const fl_recurrent *layer;
+    const fl_backward *call;
+    fl_tape *tape;
+    const FL_T(fl_kernels) * kernels;
+    const real *parameters;
+    real *dy_top;          /* packed dy of the top layer, or NULL */
+    real *dx[2];           /* packed dx of a layer = dy of the layer below, alternating */
+    real *dh, *dstate;     /* (directions, n, plane), (directions, n, made_row) */
+    real *dmade;           /* (directions, n, plane) gradient of the h that a prelude made */
+    real *dh_projected;    /* with a projection: (directions, n, recurrent_plane), gradient that
+                              reaches h beside dy and U: at the final states, past a step that is
+                              zoned, at the initial ones */
+    real *doutput;         /* with a projection: (directions, rows, output) */
+    real **projection_t;   /* (layers * directions) packed weight_hr^T */
+    real **weight_t;       /* (layers * directions * parts) packed U^T */
+    real **weight_xt;      /* packed W^T, NULL where dx is not wanted */
+    int on_tiles;          /* products are taken there, of what follows: */
+    uint16_t **tiles_t;    /* weight_t */
+    uint16_t **tiles_xt;   /* weight_xt */
+    real **weight_gt;      /* (layers * directions) packed weight_gg^T, a gate at a time */
+    real *past;            /* with zoneout: (directions, n, 1 + zoned states, plane) */
+    real *norm_sums;       /* with layer normalisation: (directions, n, norm_sums_row) */
+    real *normed_scratch;  /* and (directions, n, 2 planes) */
+    real *weight_gradient; /* (directions, depth, gate_row), the largest layer's */
+    FL_T(fl_gradient_scratch) * scratch;
+    int64_t chunk; /* rows of a weight-gradient chunk */
+    int n_threads;
+    fl_barrier all, group[2];
+} FL_T(fl_backward_run);
+
+static const real *FL_T(dy_of)(const FL_T(fl_backward_run) * run, int64_t level)
+{
+    return level == run->layer->config.num_layers - 1 ? run->dy_top : run->dx[(level + 1) & 1];
+}
+
+static int64_t FL_T(unit_blocks)(int64_t columns, int64_t lanes)
+{
+    return (columns + FL_BLOCK_VECTORS * lanes - 1) / (FL_BLOCK_VECTORS * lanes);
+}
+
+/* Values of a row [x, h_prev, recurring gates, 1] that the weights multiply. */
+static int64_t FL_T(input_depth)(const fl_recurrent *layer, int64_t input)
+{
+    return input + layer->recurrent + fl_recurring_gates(layer) + 1;
+}
+
+/* Gradient of the product of what recurs, of packed row `row`: that of the gates, unless the
+ * product is normalised. */
+static const real *FL_T(dproduct)(const FL_T(fl_backward_run) * run, int index, int64_t row)
+{
+    const fl_tape_direction *tape = &run->tape->directions[index];
+    const real *rows = run->layer->config.layer_norm ? tape->normed.h : tape->gates;
+    return rows + row * run->layer->gate_row;
+}
+
+/* The slots of a part that products with U^T, or W^T, take; on tiles all, which are zero elsewhere.
+ */
+static fl_slots FL_T(taken_slots)(const FL_T(fl_backward_run) * run, const fl_part *part,
+                                  int recurrent)
+{
+    fl_slots all = {0, (int)(part->block_width / run->layer->lanes)};
+    return run->on_tiles ? all : recurrent ? part->of_h : part->of_x;
+}
+
+/* A = rows of gate gradients of a part, from `dgates` on, of those slots; B = U^T or W^T. */
+static void FL_T(take_dgates)(const FL_T(fl_backward_run) * run, const fl_part *part, int recurrent,
+                              const real *dgates, FL_T(fl_gemm) * gemm)
+{
+    const fl_recurrent *layer = run->layer;
+    fl_slots slots = FL_T(taken_slots)(run, part, recurrent);
+    gemm->a = dgates + part->gate_first + fl_first_column(layer, slots);
+    gemm->a_row = layer->gate_row;
+    gemm->a_depth = 1;
+    gemm->depth = fl_slot_depth(layer, part, slots);
+    if (gemm->depth < part->gate_columns) {
+        gemm->segment = fl_columns_of(layer, slots);
+        gemm->a_segment = part->block_width;
+    }
+    gemm->b_depth = FL_BLOCK_VECTORS * layer->lanes;
+    gemm->b_block = gemm->b_depth * gemm->depth;
+    gemm->vectors = FL_BLOCK_VECTORS;
+}
+
+/* A product with gate gradients, the plain weights of which are split in `tiles`. */
+static void FL_T(multiply)(const FL_T(fl_backward_run) * run, int thread,
+                           const FL_T(fl_gemm) * gemm, const uint16_t *tiles)
+{
+    if (!run->on_tiles) {
+        run->kernels->gemm(gemm);
+        return;
+    }
+    for (int64_t row = 0; row < gemm->rows; row += FL_GRADIENT_ROWS) {
+        int64_t left = gemm->rows - row;
+        fl_tile_gemm product = {
+            .rows = left < FL_GRADIENT_ROWS ? left : FL_GRADIENT_ROWS,
+            .depth = gemm->depth,
+            .block_first = gemm->block_first,
+            .block_end = gemm->block_end,
+            .width = gemm->vectors * run->layer->lanes,
+            .columns = gemm->columns,
+            .b = tiles,
+            .init = gemm->init ? (const void *)(gemm->init + row * gemm->init_row) : NULL,
+            .init_row = gemm->init_row,
+            .c = (void *)(gemm->c + row * gemm->c_row),
+            .c_row = gemm->c_row};
+        fl_multiply_tiles(run->layer, (const void *)(gemm->a + row * gemm->a_row), gemm->a_row,
+                          &run->scratch[thread].prepared, &product);
+    }
+}

@@ -1,0 +1,376 @@
+/* Gradients of the weights of a layer from all its gate gradients, for one dtype: one deep product
+ * over all real steps, a chunk of rows at a time, of which each thread has some of the columns. */
+
+/* States before the step of packed row (t, s). */
+static const real *FL_T(states_before)(const FL_T(fl_backward_run) * run, int index,
+                                       const fl_moment *moment, int64_t s)
+{
+    const fl_tape_direction *tape = &run->tape->directions[index];
+    int64_t state_row = run->layer->state_row;
+    return s >= moment->with_previous
+               ? (const real *)tape->state0[0] + s * state_row
+               : (const real *)tape->state + (moment->previous0 + s) * state_row;
+}
+
+/* What recurred into part `p` of packed row (t, s): h of the step before, its state 0, or the h
+ * that a prelude made. */
+static const real *FL_T(recurred)(const FL_T(fl_backward_run) * run, int index, int p,
+                                  const fl_moment *moment, int64_t s)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_cell_facts *cell = &layer->part[p].cell;
+    const fl_tape_direction *tape = &run->tape->directions[index];
+    int64_t recurrent = layer->recurrent, y_row = layer->output * layer->directions;
+    int64_t before = moment->previous0 + s;
+    int started = s >= moment->with_previous;
+    if (cell->made_recurs)
+        return (const real *)tape->made_h + (moment->row0 + s) * layer->plane;
+    if (cell->state_recurs)
+        return FL_T(states_before)(run, index, moment, s);
+    const real *y = run->tape->layers[index / layer->directions].y;
+    return started ? (const real *)tape->h0 + s * recurrent
+                   : y + before * y_row + index % layer->directions * layer->output;
+}
+
+/* `count` values to columns [column, column + count) of row `row` of the panels. */
+static void FL_T(put_in_panels)(const FL_T(fl_backward_run) * run, real *inputs, int64_t row,
+                                int64_t column, const real *from, int64_t count)
+{
+    while (count > 0) {
+        int64_t within = column % FL_INPUT_PANEL, space = FL_INPUT_PANEL - within,
+                part = count < space ? count : space;
+        real *panel = inputs + column / FL_INPUT_PANEL * FL_INPUT_PANEL * run->chunk;
+        FL_T(copy_row)(panel + row * FL_INPUT_PANEL + within, from, part);
+        column += part;
+        from += part;
+        count -= part;
+    }
+}
+
+/* Rows [first, first + count) of [x, h_prev, recurring gates, 1] in packed order, as panels of
+ * columns, (panels, chunk, FL_INPUT_PANEL). */
+static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, int p, int64_t first,
+                                int64_t count, real *inputs)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    const fl_tape_layer *level = &run->tape->layers[index / layer->directions];
+    const real one = 1;
+    int reverse = index % layer->directions;
+    int64_t input = layer->packed[index].input, hidden = layer->config.hidden_size, t = 0;
+    while (ragged->offset[t + 1] <= first)
+        t++;
+    int64_t depth = FL_T(input_depth)(layer, input);
+    for (int64_t k = 0; k < count; k++) {
+        int64_t row = first + k;
+        if (row >= ragged->offset[t + 1])
+            t++;
+        fl_moment moment = fl_ragged_moment(ragged, reverse ? ragged->steps - 1 - t : t, reverse);
+        int64_t s = row - ragged->offset[t], column = input + layer->recurrent;
+        FL_T(put_in_panels)(run, inputs, k, 0, (const real *)level->x + row * input, input);
+        FL_T(put_in_panels)(run, inputs, k, input, FL_T(recurred)(run, index, p, &moment, s),
+                            layer->recurrent);
+        for (int gate = 1; gate <= layer->cell.gate_states; gate++, column += hidden)
+            FL_T(put_in_panels)(run, inputs, k, column,
+                                FL_T(states_before)(run, index, &moment, s) + gate * layer->plane,
+                                hidden);
+        FL_T(put_in_panels)(run, inputs, k, depth - 1, &one, 1);
+    }
+}
+
+/* Columns [column_first, column_end) of `count` rows of a packed gradient, `stride` apart, -> rows
+ * of a weight matrix (gates*hidden, count); in squares that stay in cache. */
+static void FL_T(unpack_rows)(const fl_recurrent *layer, const fl_part *part, const int *gate_of,
+                              const real *gradient, int64_t stride, int64_t count,
+                              int64_t column_first, int64_t column_end, real *weight)
+{
+    enum { SIDE = 64 };
+    for (int64_t left = column_first; left < column_end; left += SIDE)
+        for (int64_t top = 0; top < count; top += SIDE) {
+            int64_t right = left + SIDE < column_end ? left + SIDE : column_end,
+                    end = top + SIDE < count ? top + SIDE : count;
+            for (int64_t column = left; column < right; column++) {
+                int64_t row = fl_weight_row(layer, part, column, gate_of);
+                for (int64_t k = top; row >= 0 && k < end; k++)
+                    weight[row * count + k] = gradient[k * stride + column];
+            }
+        }
+}
+
+/* Columns [column_first, column_end) of the (input_depth, gate_stride) gradient -> flat
+ * gradients. */
+static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index, const fl_part *part,
+                                  const real *gradient, int64_t column_first, int64_t column_end)
+{
+    const fl_recurrent *layer = run->layer;
+    int64_t stride = part->gate_stride, input = layer->packed[index].input,
+            gates = fl_recurring_gates(layer), width = layer->recurrent;
+    FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
+    const real *recurrent = gradient + input * stride, *of_gates = recurrent + width * stride,
+               *bias = of_gates + gates * stride;
+    FL_T(unpack_rows)(layer, part, part->cell.x_gate, gradient, stride, input, column_first,
+                      column_end, to.weight_ih);
+    FL_T(unpack_rows)(layer, part, part->cell.h_gate, recurrent, stride, width, column_first,
+                      column_end, to.weight_hh);
+    if (gates)
+        FL_T(unpack_rows)(layer, part, part->cell.g_gate, of_gates, stride, gates, column_first,
+                          column_end, to.weight_gg);
+    if (!to.bias_ih)
+        return;
+    FL_T(unpack_rows)(layer, part, part->cell.x_gate, bias, stride, 1, column_first, column_end,
+                      to.bias_ih);
+    FL_T(unpack_rows)(layer, part, part->cell.h_gate, bias, stride, 1, column_first, column_end,
+                      to.bias_hh);
+}
+
+static void FL_T(add_products)(real *restrict sums, const real *restrict a, const real *restrict b,
+                               int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        sums[i] += a[i] * b[i];
+}
+
+/* Gradients of the peepholes of panels [first, end): sums over all real steps of the slot's
+ * gradient times the state it saw, one unit one sum. */
+static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int index, int64_t first,
+                                     int64_t end)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    const fl_tape_direction *tape = &run->tape->directions[index];
+    int64_t hidden = layer->config.hidden_size, lanes = layer->lanes, state_row = layer->state_row,
+            slots = layer->cell.slots;
+    int64_t gate_first = fl_main_part(layer)->gate_first;
+    int reverse = index % layer->directions;
+    FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
+    for (int p = 0; p < layer->cell.n_peepholes; p++) {
+        const fl_peephole *peephole = &layer->cell.peephole[p];
+        real *sums = to.peephole + p * hidden;
+        for (int64_t unit = first * lanes; unit < end * lanes && unit < hidden; unit++)
+            sums[unit] = 0;
+        for (int64_t step = 0; step < ragged->steps; step++) {
+            fl_moment moment = fl_ragged_moment(ragged, step, reverse);
+            for (int64_t s = 0; s < moment.rows; s++) {
+                const real *state = FL_T(states_before)(run, index, &moment, s);
+                if (peephole->current)
+                    state = (const real *)(tape->unzoned ? tape->unzoned : tape->state) +
+                            (moment.row0 + s) * state_row;
+                state += peephole->state * layer->plane;
+                const real *gates = (const real *)tape->gates +
+                                    (moment.row0 + s) * layer->gate_row + gate_first +
+                                    peephole->slot * lanes;
+                for (int64_t panel = first; panel < end; panel++) {
+                    int64_t left = hidden - panel * lanes, count = left < lanes ? left : lanes;
+                    FL_T(add_products)(sums + panel * lanes, state + panel * lanes,
+                                       gates + panel * slots * lanes, count);
+                }
+            }
+        }
+    }
+}
+
+/* What of [x, h_prev, gates, 1] shares the gradients that multiply it: all of it, or, where each
+ * product is normalised or has slots of its own, what is in the same. Returns how many there are.
+ */
+typedef struct FL_T(fl_section) {
+    int64_t first, end;
+    const real *dgates;
+    fl_slots vectors; /* of a block of gate columns that there are products for */
+} FL_T(fl_section);
+static int FL_T(sections_of)(const FL_T(fl_backward_run) * run, int index, const fl_part *part,
+                             FL_T(fl_section) sections[4])
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_tape_direction *tape = &run->tape->directions[index];
+    int64_t input = layer->packed[index].input, depth = FL_T(input_depth)(layer, input),
+            gates = input + layer->recurrent;
+    const fl_slots all = {0, FL_BLOCK_VECTORS};
+    int count = 0;
+    sections[0] = (FL_T(fl_section)){0, depth, tape->gates, all};
+    if (!layer->config.layer_norm && fl_slot_depth(layer, part, part->of_x) < part->gate_columns &&
+        !run->on_tiles) {
+        sections[count++] = (FL_T(fl_section)){0, input, tape->gates, part->of_x};
+        sections[count++] = (FL_T(fl_section)){input, gates, tape->gates, part->of_h};
+        sections[count++] = (FL_T(fl_section)){gates, depth, tape->gates, all};
+        return count;
+    }
+    if (!layer->config.layer_norm)
+        return 1;
+    if (part->sees_x)
+        sections[count++] = (FL_T(fl_section)){0, input, tape->normed.x, all};
+    sections[count++] = (FL_T(fl_section)){input, gates, tape->normed.h, all};
+    if (part->cell.gate_states)
+        sections[count++] = (FL_T(fl_section)){gates, depth - 1, tape->normed.g, all};
+    sections[count++] = (FL_T(fl_section)){depth - 1, depth, tape->gates, all};
+    return count;
+}
+
+/* A chunk of `count` rows of a block of the gradient, (., columns) of rows `stride` apart: += or,
+ * for the first chunk, =. The rows of the section, of the inputs that the thread has gathered. */
+static void FL_T(add_section)(const FL_T(fl_backward_run) * run, int thread,
+                              const FL_T(fl_section) * section, int64_t count, int adds,
+                              real *gradient, int64_t stride, int64_t columns)
+{
+    int64_t skipped = fl_first_column(run->layer, section->vectors);
+    FL_T(fl_gemm)
+    gemm = {.depth = count,
+            .columns = columns - skipped,
+            .block_end = 1,
+            .a_row = 1,
+            .a_depth = FL_INPUT_PANEL,
+            .b = run->scratch[thread].dgates + skipped,
+            .b_depth = FL_BLOCK_VECTORS * run->layer->lanes,
+            .vectors = section->vectors.count,
+            .init_row = stride,
+            .c_row = stride};
+    for (int64_t column = section->first; column < section->end; column += gemm.rows) {
+        int64_t within = column % FL_INPUT_PANEL, space = FL_INPUT_PANEL - within,
+                here = section->end - column;
+        gemm.rows = here < space ? here : space;
+        gemm.a = run->scratch[thread].inputs + (column - within) * run->chunk + within;
+        gemm.c = gradient + column * stride + skipped;
+        gemm.init = adds ? gemm.c : NULL;
+        run->kernels->gemm(&gemm);
+    }
+}
+
+static int64_t FL_T(input_panels)(const fl_recurrent *layer, int64_t input)
+{
+    return (FL_T(input_depth)(layer, input) + FL_INPUT_PANEL - 1) / FL_INPUT_PANEL;
+}
+
+/* Values of 16 bits of a panel of inputs, split. */
+static int64_t FL_T(split_panel_size)(const FL_T(fl_backward_run) * run)
+{
+    return FL_INPUT_PANEL * fl_tile_row_size(run->chunk, run->layer->tile_parts);
+}
+
+/* The inputs that the thread has gathered, for tiles. */
+static void FL_T(split_inputs)(const FL_T(fl_backward_run) * run, int index, int thread,
+                               int64_t count)
+{
+    const fl_recurrent *layer = run->layer;
+    FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
+    for (int64_t k = 0; k < FL_T(input_panels)(layer, layer->packed[index].input); k++) {
+        fl_tile_operand panel = {
+            .values = (const void *)(scratch->inputs + k * FL_INPUT_PANEL * run->chunk),
+            .rows = FL_INPUT_PANEL,
+            .depth = count,
+            .row_stride = 1,
+            .depth_stride = FL_INPUT_PANEL,
+            .parts = layer->tile_parts,
+            .to = scratch->split_inputs + k * FL_T(split_panel_size)(run)};
+        layer->tiles->split_columns(&panel);
+    }
+}
+
+/* As add_section, which on tiles is all of the inputs. */
+static void FL_T(add_section_on_tiles)(const FL_T(fl_backward_run) * run, int thread,
+                                       const FL_T(fl_section) * section, int64_t count, int adds,
+                                       real *gradient, int64_t stride, int64_t columns)
+{
+    const fl_recurrent *layer = run->layer;
+    FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes;
+    fl_tile_operand block = {.values = (const void *)scratch->dgates,
+                             .rows = width,
+                             .depth = count,
+                             .row_stride = 1,
+                             .depth_stride = width,
+                             .parts = layer->tile_parts,
+                             .to = scratch->split_dgates};
+    layer->tiles->split_block(&block);
+    for (int64_t column = 0; column < section->end; column += FL_INPUT_PANEL) {
+        int64_t left = section->end - column;
+        void *c = gradient + column * stride;
+        fl_tile_gemm gemm = {.rows = FL_INPUT_PANEL,
+                             .rows_written = left < FL_INPUT_PANEL ? left : FL_INPUT_PANEL,
+                             .depth = count,
+                             .block_end = 1,
+                             .width = width,
+                             .columns = columns,
+                             .parts = layer->tile_parts,
+                             .a = scratch->split_inputs +
+                                  column / FL_INPUT_PANEL * FL_T(split_panel_size)(run),
+                             .b = scratch->split_dgates,
+                             .init = adds ? c : NULL,
+                             .init_row = stride,
+                             .c = c,
+                             .c_row = stride};
+        layer->tiles->gemm(&gemm);
+    }
+}
+
+/* Gradients of one layer's weights: dgates^T [x, h_prev, gates, 1] over all real steps, in chunks
+ * of rows; the thread's share is a range of gate blocks, so every sum has one order. */
+static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p, int thread,
+                                   int n_threads)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_part *part = &layer->part[p];
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes,
+            blocks = (part->gate_columns + width - 1) / width, first, end;
+    int64_t columns = FL_T(input_depth)(layer, layer->packed[index].input),
+            total = run->tape->ragged.rows;
+    real *gradient = run->weight_gradient +
+                     (index % layer->directions) * columns * layer->gate_row +
+                     columns * part->gate_first;
+    real *inputs = run->scratch[thread].inputs, *dgates = run->scratch[thread].dgates;
+    FL_T(fl_section) sections[4];
+    int n_sections = FL_T(sections_of)(run, index, part, sections);
+    fl_split(blocks, thread, n_threads, &first, &end);
+    for (int64_t row = 0; row < total && first < end; row += run->chunk) {
+        int64_t count = total - row < run->chunk ? total - row : run->chunk;
+        FL_T(gather_inputs)(run, index, p, row, count, inputs);
+        if (run->on_tiles)
+            FL_T(split_inputs)(run, index, thread, count);
+        for (int64_t k = first * n_sections; k < end * n_sections; k++) {
+            const FL_T(fl_section) *section = &sections[k % n_sections];
+            int64_t block = k / n_sections;
+            int64_t left = part->gate_stride - block * width, used = left < width ? left : width;
+            const real *from =
+                section->dgates + row * layer->gate_row + part->gate_first + block * width;
+            int copied = k % n_sections && section->dgates == section[-1].dgates;
+            for (int64_t i = 0; !copied && i < count; i++)
+                FL_T(copy_row)(dgates + i * width, from + i * layer->gate_row, used);
+            real *to = gradient + block * width;
+            if (run->on_tiles)
+                FL_T(add_section_on_tiles)(run, thread, section, count, row > 0, to,
+                                           part->gate_stride, part->gate_columns - block * width);
+            else
+                FL_T(add_section)(run, thread, section, count, row > 0, to, part->gate_stride,
+                                  part->gate_columns - block * width);
+        }
+    }
+    int64_t column_end = end * width < part->gate_columns ? end * width : part->gate_columns;
+    FL_T(unpack_gradient)(run, index, part, gradient, first * width, column_end);
+    fl_split(layer->panels, thread, n_threads, &first, &end);
+    if (p == layer->n_parts - 1)
+        FL_T(peephole_gradients)(run, index, first, end);
+}
+
+/* Gradient of the projection of a layer and direction: doutput^T (what it multiplied), over all
+ * real steps; the thread's share is a range of units. */
+static void FL_T(projection_gradient)(const FL_T(fl_backward_run) * run, int index, int thread,
+                                      int n_threads)
+{
+    const fl_recurrent *layer = run->layer;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, rows = run->tape->ragged.rows,
+            hidden = layer->config.hidden_size;
+    FL_T(fl_gemm)
+    gemm = {.rows = layer->output,
+            .depth = rows,
+            .columns = hidden,
+            .a = run->doutput + index % layer->directions * rows * layer->output,
+            .a_row = 1,
+            .a_depth = layer->output,
+            .b = run->tape->directions[index].unprojected,
+            .b_block = width,
+            .b_depth = layer->wide,
+            .vectors = FL_BLOCK_VECTORS,
+            .c = FL_T(arrays_of)(layer, index, run->call->gradients).weight_hr,
+            .c_row = hidden};
+    fl_split(layer->wide / width, thread, n_threads, &gemm.block_first, &gemm.block_end);
+    if (gemm.block_first < gemm.block_end)
+        run->kernels->gemm(&gemm);
+}
