@@ -63,14 +63,18 @@ static void stream_layout(fl_stream *stream, fl_arena *arena)
     }
 }
 
+/* Threads worth using for a step of `n` streams; in whole numbers, which raise no flag of the
+ * caller's. */
 static int stream_threads(const fl_recurrent *layer, int64_t n)
 {
     fl_fpenv saved = fl_fpenv_enter();
-    double work = (double)layer->gate_row *
-                  (double)(layer->packed[0].input + layer->config.hidden_size) * (double)n;
-    int wanted = fl_team_size(0), most = (int)(work / MACS_A_STREAM_THREAD);
+    int wanted = fl_team_size(0);
     fl_fpenv_leave(saved);
-    return most < 2 || layer->config.layer_norm ? 1 : most < wanted ? most : wanted;
+    int64_t a_stream = layer->gate_row * (layer->packed[0].input + layer->config.hidden_size),
+            enough = (int64_t)MACS_A_STREAM_THREAD * wanted,
+            work = n > enough / a_stream ? enough : n * a_stream;
+    int most = (int)(work / MACS_A_STREAM_THREAD);
+    return most < 2 || layer->config.layer_norm ? 1 : most;
 }
 
 fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **out)
