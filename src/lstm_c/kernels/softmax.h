@@ -1,11 +1,11 @@
 /* Cross-entropy of a softmax with the true class, one row at a time: loss = log(sum_j exp(z_j)) -
- * z_t relative to the largest z, gradient = softmax(z) - [j = t]. Two exponentials' worth of work a
+ * z_t relative to the largest z, gradient = softmax(z) - [j = t]. An exponential and a division a
  * vector; a NaN in a row makes its loss NaN. */
 
 static void FL_T(softmax_row)(const FL_T(fl_softmax) * s, int64_t row)
 {
     const real *x = s->x + row * s->classes;
-    real *gradient = s->gradient + row * s->classes, largest = x[0], sum = 0;
+    real *gradient = s->gradient + row * s->classes, largest = x[0];
     for (int64_t j = 1; j < s->classes; j++)
         largest = x[j] > largest ? x[j] : largest;
     vec total = v_zero();
@@ -17,7 +17,7 @@ static void FL_T(softmax_row)(const FL_T(fl_softmax) * s, int64_t row)
             e = v_load_n(gradient + j, (int)left);
         total += e;
     }
-    sum = v_hsum(total);
+    real sum = v_hsum(total);
     for (int64_t j = 0; j < s->classes; j += FL_LANES)
         FL_T(store_column)(gradient, FL_T(load_column)(gradient, j, s->classes) / v_set1(sum), j,
                            s->classes);

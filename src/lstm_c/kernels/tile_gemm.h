@@ -138,7 +138,7 @@ static void tile_split_rows(const fl_tile_operand *from)
     int64_t depth = padded_to(from->depth, FL_TILE_DEPTH),
             rows = padded_to(from->rows, FL_TILE_SIDE), part_stride = rows * depth;
     uint16_t *to = from->to;
-    for (int64_t row = 0; from->depth_stride == 1 && row < rows; row++, to += depth) {
+    for (int64_t row = 0; row < rows; row++, to += depth) {
         int64_t count = row < from->rows ? from->depth : 0;
         if (count)
             split_row_of(from->values + row * from->row_stride, count, from->parts, to,
@@ -206,8 +206,8 @@ static void tile_split_block(const fl_tile_operand *from)
 
 /* ---- the product ---- */
 
-/* One term: part A of the rows (in register 4 + A) times part B of every column tile. Neighbouring
- * products have sums of their own, so that none waits for another. */
+/* One term: the part of the rows in register A (4 to 6) times part B of every column tile.
+ * Neighbouring products have sums of their own, so that none waits for another. */
 #define FL_TILE_TERM(A, B)                                                                         \
     do {                                                                                           \
         FL_TILE_TERM_OF(0, A, B);                                                                  \
