@@ -250,12 +250,12 @@ cdef class Recurrent:
             return None
         if len(states) != self.n_states:
             raise ValueError(f"{name} has {len(states)} arrays; expected {self.n_states}")
-        rows = self.num_layers * self.directions * n
-        widths = [self.recurrent_size] + [self.hidden_size] * (self.n_states - 1)
-        return tuple([
-            hold(state, rows * width, self.itemsize, writable, name)
-            for state, width in zip(states, widths, strict=True)
-        ])
+        cdef Py_ssize_t rows = self.num_layers * self.directions * n, i
+        cdef list held = []
+        for i in range(self.n_states):
+            width = self.hidden_size if i else self.recurrent_size
+            held.append(hold(states[i], rows * width, self.itemsize, writable, name))
+        return tuple(held)
 
     def forward(self, x, start, length, y=None, y_start=None, states_in=None, states_out=None, Tape tape=None,
                 uint64_t random_key=0, int32_t n_threads=0, decay=None, number=None, int64_t first_step=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -53,10 +54,24 @@ def as_deviation(value: Any, name: str) -> float:
     return float(value)
 
 
+@functools.lru_cache(maxsize=8)
+def whole_sequences(n: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """First rows and lengths of `n` sequences of `steps` rows each, one after another; read-only."""
+    found = np.arange(0, n * steps, steps, dtype=np.int64), np.full(n, steps, np.int64)
+    for array in found:
+        array.flags.writeable = False
+    return found
+
+
+def first_rows(lengths: np.ndarray) -> np.ndarray:
+    """First row of each of at least one sequence, packed one after another."""
+    return np.add.accumulate(lengths) - lengths
+
+
 def as_lengths(lengths: Any, n: int, steps: int) -> np.ndarray:
     """Real steps of each of `n` sequences, int64: 1 to `steps`, or all of them for None."""
     if lengths is None:
-        return np.full(n, steps, np.int64)
+        return whole_sequences(n, steps)[1]
     found = np.asarray(lengths)
     if found.dtype.kind not in "iu":
         raise TypeError(f"lengths must be integers, got dtype {found.dtype}")

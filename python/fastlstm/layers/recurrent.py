@@ -21,6 +21,8 @@ from fastlstm.layers._parameters import (
     as_lengths,
     as_real_array,
     as_size,
+    first_rows,
+    whole_sequences,
 )
 from fastlstm.layers._segments import Segments, as_resets
 
@@ -68,7 +70,7 @@ class Tape:
         "starts",
         "version",
         "weights",
-        "y_starts",
+        "_y_starts",
     )
 
     def __init__(self) -> None:
@@ -80,12 +82,23 @@ class Tape:
         self.kept: dict[str, np.ndarray] = {}  # factors of the weights that are dropped
         self.lengths: np.ndarray
         self.starts: np.ndarray
-        self.y_starts: np.ndarray
+        self._y_starts: np.ndarray | None = None
         self.padded_steps = 0
         self.fresh: dict[
             str, Any
         ] = {}  # places and sequences that started from learned states: a mask, or all or none
         self.segments: Segments | None = None  # that the core took for the sequences
+
+    @property
+    def y_starts(self) -> np.ndarray:
+        """First row of each sequence's outputs; where none were wanted, as if they followed each other."""
+        if self._y_starts is None:
+            self._y_starts = first_rows(self.lengths)
+        return self._y_starts
+
+    @y_starts.setter
+    def y_starts(self, starts: np.ndarray | None) -> None:
+        self._y_starts = starts
 
     @property
     def n_sequences(self) -> int:
@@ -823,8 +836,7 @@ class LSTM(Parameterized):
                 f"x has shape {x.shape}; expected at least one sequence and at least one time step"
             )
         allocate = np.empty if lengths is None else np.zeros  # what follows a sequence's end is zero
-        lengths = as_lengths(lengths, n, steps)
-        starts = np.arange(0, n * steps, steps, dtype=np.int64)
+        lengths, (starts, _) = as_lengths(lengths, n, steps), whole_sequences(n, steps)
         y = allocate((n, steps, self.output_size), self.dtype)
         state = self._check_state(state, n, "state")
         decay = self._check_delta_t(delta_t, n, steps, lengths)
@@ -954,7 +966,7 @@ class LSTM(Parameterized):
         tape = Tape() if tape is None else tape
         tape.lengths, tape.starts, tape.padded_steps, tape.version = lengths, starts, 0, self._version
         tape.segments = None
-        tape.y_starts = np.cumsum(lengths) - lengths if y_starts is None else y_starts
+        tape.y_starts = y_starts
         core = self._training_core(tape, rng_key)
         state = self._start(state, len(lengths), tape, takes)
         self._core_forward(tape, core, values, starts, lengths, y, y_starts, state, final, rng_key, decay)
@@ -1035,8 +1047,9 @@ class LSTM(Parameterized):
         final = self.empty_states(len(lengths))
         if not want_y:
             return None, None, final
-        ends = np.cumsum(lengths)
-        return np.empty((int(ends[-1]), self.output_size), self.dtype), ends - lengths, final
+        starts = first_rows(lengths)
+        rows = int(starts[-1]) + int(lengths[-1])
+        return np.empty((rows, self.output_size), self.dtype), starts, final
 
 
 def _as_zoneout(zoneout: Any, cell: str) -> tuple[float | tuple[float, float], tuple[float, float]]:

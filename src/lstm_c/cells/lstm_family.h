@@ -18,6 +18,13 @@ typedef struct fl_lstm_variant {
     int squash_1997;   /* g = 4 sigmoid(.) - 2 and h = o (2 sigmoid(c) - 1) */
     int recurs;        /* the gates are states 1 .. too, in the order i, f, o */
 } fl_lstm_variant;
+
+/* 1: the output gate sees the new c, so it is made with the output, when every row of a tile has
+ * its c: the chains of the rows then fill each other's waits. */
+FL_INLINE int fl_output_gate_is_late(const fl_lstm_variant v)
+{
+    return v.o >= 0 && v.peepholes && !v.recurs;
+}
 #endif
 
 /* The squashing of g, or of c, and its derivative from its value. The functions of 1997 are
@@ -46,6 +53,11 @@ FL_INLINE vec FL_T(output_slope)(vec squashed, const fl_lstm_variant v)
     return v.squash_1997 ? v_set1((real)0.5) * slope : slope;
 }
 
+FL_INLINE vec FL_T(output_gate_of)(const FL_T(fl_unit) * u, const fl_lstm_variant v)
+{
+    return v_sigmoid(v.peepholes ? v_fma(u->peephole[2], u->state[0], u->gate[v.o]) : u->gate[v.o]);
+}
+
 FL_INLINE void FL_T(lstm_family_forward)(FL_T(fl_unit) * u, const fl_lstm_variant v)
 {
     const vec one = v_set1(1);
@@ -58,9 +70,9 @@ FL_INLINE void FL_T(lstm_family_forward)(FL_T(fl_unit) * u, const fl_lstm_varian
         i = one - f;
     vec g = FL_T(squash_input)(u->gate[v.g], v);
     c = v_fma(f, c, i * (g * u->mask));
-    if (v.o >= 0)
-        o = v_sigmoid(v.peepholes ? v_fma(u->peephole[2], c, u->gate[v.o]) : u->gate[v.o]);
     u->state[0] = c;
+    if (v.o >= 0 && !fl_output_gate_is_late(v))
+        o = FL_T(output_gate_of)(u, v);
     int next = 1;
     if (v.recurs && v.i >= 0)
         u->state[next++] = i;
@@ -73,12 +85,14 @@ FL_INLINE void FL_T(lstm_family_forward)(FL_T(fl_unit) * u, const fl_lstm_varian
     if (v.f >= 0)
         u->gate[v.f] = f;
     u->gate[v.g] = g;
-    if (v.o >= 0)
+    if (v.o >= 0 && !fl_output_gate_is_late(v))
         u->gate[v.o] = o;
 }
 
 FL_INLINE void FL_T(lstm_family_output)(FL_T(fl_unit) * u, const fl_lstm_variant v)
 {
+    if (fl_output_gate_is_late(v))
+        u->gate[v.o] = FL_T(output_gate_of)(u, v);
     vec squashed = FL_T(squash_output)(u->state[0], v);
     u->h = v.o >= 0 ? u->gate[v.o] * squashed : squashed;
 }

@@ -1,5 +1,6 @@
 /* Peephole LSTM with the identity as output squashing. Gers and Schmidhuber, IJCNN 2000. */
 #define FL_CELL peephole_identity
+#define FL_CELL_FUSED 1
 static const fl_cell_facts FL_T(peephole_identity_facts) = {
     .name = "peephole_identity",
     .slot_names = "ifgo",

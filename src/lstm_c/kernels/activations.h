@@ -1,15 +1,17 @@
-/* Sigmoid and tanh from one expm1 core.
+/* Sigmoid and tanh from one exponential, as a ratio of two short polynomials.
  *
- *   sigmoid(x) = 1 / (2 + expm1(-x))        tanh(x) = -m / (2 + m), m = expm1(-2x)
+ *   e^-z = 2^n (q - u) / (q + u),   u = z + n ln2, |u| <= ln2 / 2,   q(u^2) = u coth(u / 2)
+ *   sigmoid(z) = (q + u) / ((q + u) + 2^n (q - u))
+ *   tanh(x)    = ((1 - 2^n) q + (1 + 2^n) u) / ((1 + 2^n) q + (1 - 2^n) u),   z = 2 x, and q, u
+ * halved
  *
- * The four gates of a unit run the same instruction stream, so their chains interleave; nothing
- * cancels near zero, and small sigmoids keep their relative accuracy. Error <= 3 ulp over the whole
- * range (results below the smallest normal number flush to zero); NaN gives NaN.
- *
- * expm1(z): z = n ln2 + r, |r| <= ln2/2 (ln2 in two parts, the first with a short mantissa so that
- * n times it is exact without FMA too), expm1(r) = r + r^2 P(r), then (1 + expm1(r)) 2^n - 1
- * without losing the small part. P: degree 4, relative error 1.4e-8 (float32); Taylor to r^13
- * (float64). Cost: 12 (float32) operations and the division. */
+ * q is even, so two terms (float32) are within 7e-9 and five (float64) within 3e-18 of it; the rest
+ * of the exponential costs nothing, since both functions divide anyway. The four gates of a unit
+ * run the same instruction stream, so their chains interleave; nothing cancels near zero, and small
+ * sigmoids keep their relative accuracy. Error <= 3 ulp over the whole range (results below the
+ * smallest normal number flush to zero); NaN gives NaN. n ln2 in two parts, the first with a short
+ * mantissa so that n times it is exact without FMA too. Cost: 14 or 17 operations and the
+ * division. */
 
 #define v_expm1 FL_T(v_expm1)
 #define v_sigmoid FL_T(v_sigmoid)
@@ -31,7 +33,7 @@
 #define FL_LN2_HIGH 0x1.62e42fee00000p-1
 #define FL_LN2_LOW 0x1.a39ef35793c76p-33
 #define FL_SIGMOID_LIMIT 709.0
-#define FL_TANH_LIMIT 40.0
+#define FL_TANH_LIMIT 20.0
 #else
 #define FL_ROUND_MAGIC 12582912.0f /* 1.5 * 2^23 */
 #define FL_MANTISSA_BITS 23
@@ -39,7 +41,7 @@
 #define FL_LN2_HIGH 0.693359375f
 #define FL_LN2_LOW -2.12194440e-4f
 #define FL_SIGMOID_LIMIT 87.8f
-#define FL_TANH_LIMIT 20.0f
+#define FL_TANH_LIMIT 10.0f
 #endif
 
 /* (expm1(r) - r) / r^2 for |r| <= ln2/2. */
@@ -62,6 +64,13 @@ FL_INLINE vec FL_T(v_expm1_tail)(vec r)
     return p;
 }
 
+/* 2^n from n + the rounding constant. */
+FL_INLINE vec FL_T(v_power_of_two)(vec shifted)
+{
+    return (vec)(((ivec)shifted << FL_MANTISSA_BITS) +
+                 ((ivec){0} + ((FL_T(lane))FL_EXPONENT_BIAS << FL_MANTISSA_BITS)));
+}
+
 /* exp(z) = scale (1 + tail) for z in the range where scale = 2^round(z / ln2) is a normal number.
  */
 FL_INLINE vec FL_T(v_exp_parts)(vec z, vec *scale)
@@ -70,8 +79,7 @@ FL_INLINE vec FL_T(v_exp_parts)(vec z, vec *scale)
     vec shifted = v_fma(z, v_set1((real)1.4426950408889634), magic);
     vec n = shifted - magic;
     vec r = v_fnma(n, v_set1((real)FL_LN2_LOW), v_fnma(n, v_set1((real)FL_LN2_HIGH), z));
-    *scale = (vec)(((ivec)shifted << FL_MANTISSA_BITS) +
-                   ((ivec){0} + ((FL_T(lane))FL_EXPONENT_BIAS << FL_MANTISSA_BITS)));
+    *scale = FL_T(v_power_of_two)(shifted);
     return v_fma(r * r, FL_T(v_expm1_tail)(r), r);
 }
 
@@ -94,16 +102,52 @@ FL_INLINE vec FL_T(v_clamp)(vec x, real limit)
     return v_min(v_set1(limit), v_max(v_set1(-limit), x));
 }
 
+/* q of `u` as said above; halved: of 2u, and halved. */
+FL_INLINE vec FL_T(v_even_part)(vec u, const int halved)
+{
+#if FL_DOUBLE
+    static const real coefficient[] = {4.1437662800614485e-8, -1.6534060033826214e-6,
+                                       6.6137564716228169e-5, -2.7777777777564401e-3,
+                                       1.6666666666666616e-1, 2};
+#else
+    static const real coefficient[] = {-2.76985302e-3f, 1.66666548e-1f, 2};
+#endif
+    enum { TERMS = sizeof coefficient / sizeof coefficient[0] };
+    vec square = u * u, q = v_zero();
+    FL_UNROLL
+    for (int i = 0; i < TERMS; i++) {
+        real power = coefficient[i];
+        for (int k = i; halved && k < TERMS - 1; k++)
+            power *= 4;
+        vec term = v_set1(halved ? power / 2 : power);
+        q = i ? v_fma(q, square, term) : term;
+    }
+    return q;
+}
+
+/* scale = 2^n and u as said above, of z = factor * x; u is divided by factor. */
+FL_INLINE vec FL_T(v_split_exponent)(vec x, const int factor, vec *scale)
+{
+    const vec magic = v_set1((real)FL_ROUND_MAGIC);
+    vec shifted = v_fma(x, v_set1((real)(factor * -1.4426950408889634)), magic);
+    vec n = shifted - magic;
+    *scale = FL_T(v_power_of_two)(shifted);
+    return v_fma(n, v_set1((real)FL_LN2_LOW / factor),
+                 v_fma(n, v_set1((real)FL_LN2_HIGH / factor), x));
+}
+
 FL_INLINE vec v_sigmoid(vec x)
 {
-    vec m = v_expm1(FL_T(v_clamp)(v_zero() - x, (real)FL_SIGMOID_LIMIT));
-    return v_set1(1) / (v_set1(2) + m);
+    vec scale, u = FL_T(v_split_exponent)(FL_T(v_clamp)(x, (real)FL_SIGMOID_LIMIT), 1, &scale);
+    vec q = FL_T(v_even_part)(u, 0), sum = q + u;
+    return sum / v_fma(scale, q - u, sum);
 }
 
 FL_INLINE vec v_tanh(vec x)
 {
-    vec m = v_expm1(FL_T(v_clamp)(x * v_set1(-2), (real)FL_TANH_LIMIT));
-    return (v_zero() - m) / (v_set1(2) + m);
+    vec scale, u = FL_T(v_split_exponent)(FL_T(v_clamp)(x, (real)FL_TANH_LIMIT), 2, &scale);
+    vec q = FL_T(v_even_part)(u, 1), less = v_set1(1) - scale, more = v_set1(1) + scale;
+    return v_fma(less, q, more * u) / v_fma(more, q, less * u);
 }
 
 /* log(1 + t) for t in [0, 1]: 2 atanh(s) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...) at s = t / (2 + t) <=

@@ -68,11 +68,20 @@ FL_INLINE void FL_T(store_column)(real *p, vec value, int64_t column, int64_t co
         v_store_n(p + column, value, (int)(columns - column));
 }
 
+/* 1 or 2: so many of the `nv` vectors of the last block of [first, end) have columns; 0: more, or
+ * there is no block. */
+FL_INLINE int FL_T(narrow_vectors)(int64_t columns, int nv, int64_t first, int64_t end)
+{
+    int64_t used = (columns + FL_LANES - 1) / FL_LANES - (end - 1) * nv;
+    return first < end && used > 0 && used <= 2 && used < nv ? (int)used : 0;
+}
+
+/* The first `nv` vectors of `nb` blocks. */
 FL_INLINE void FL_T(gemm_tile)(const FL_T(fl_gemm) * g, const int nv, const int mr, const int nb,
                                int64_t row, int64_t block)
 {
     vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
-    int64_t c_block = g->c_block ? g->c_block : nv * FL_LANES;
+    int64_t c_block = g->c_block ? g->c_block : g->vectors * FL_LANES;
     FL_UNROLL
     for (int r = 0; r < mr; r++) {
         FL_UNROLL
@@ -151,11 +160,29 @@ FL_INLINE void FL_T(gemm_tile)(const FL_T(fl_gemm) * g, const int nv, const int 
         }                                                                                          \
     } while (0)
 
+/* The first `vectors` vectors of blocks [first, end). */
+static void FL_T(gemm_blocks)(const FL_T(fl_gemm) * g, int vectors, int64_t first, int64_t end)
+{
+    switch (vectors) {
+    case 1:
+        FL_TILE_WALK(FL_T(gemm_tile), g, 1, g->rows, first, end, 0);
+        break;
+    case 2:
+        FL_TILE_WALK(FL_T(gemm_tile), g, 2, g->rows, first, end, 0);
+        break;
+    case 3:
+        FL_TILE_WALK(FL_T(gemm_tile), g, 3, g->rows, first, end, 0);
+        break;
+    default:
+        FL_TILE_WALK(FL_T(gemm_tile), g, FL_BLOCK_VECTORS, g->rows, first, end, 0);
+    }
+}
+
 static void FL_T(gemm)(const FL_T(fl_gemm) * g)
 {
-    if (g->vectors == 3)
-        FL_TILE_WALK(FL_T(gemm_tile), g, 3, g->rows, g->block_first, g->block_end, 0);
-    else
-        FL_TILE_WALK(FL_T(gemm_tile), g, FL_BLOCK_VECTORS, g->rows, g->block_first, g->block_end,
-                     0);
+    int64_t first = g->block_first, end = g->block_end;
+    int narrow = g->c_block ? 0 : FL_T(narrow_vectors)(g->columns, g->vectors, first, end);
+    FL_T(gemm_blocks)(g, g->vectors, first, narrow ? end - 1 : end);
+    if (narrow)
+        FL_T(gemm_blocks)(g, narrow, end - 1, end);
 }

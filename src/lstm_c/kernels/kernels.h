@@ -88,7 +88,7 @@ typedef struct FL_T(fl_gemm) {
     int64_t segment, a_segment;
     const real *b;
     int64_t b_block, b_depth; /* element strides between blocks and between depths */
-    int vectors;              /* of a block: 3 or 4 */
+    int vectors;              /* of a block: 1 to 4 */
     const real *init;         /* NULL: zero */
     int64_t init_row;         /* 0: one row for all (a bias) */
     real *c;
@@ -232,6 +232,17 @@ typedef struct FL_T(fl_norm_gradient) {
     int64_t dgain_row;
 } FL_T(fl_norm_gradient);
 
+/* sums[unit] += sum over rows, in order, of a[row, unit] * b[row, panel of the unit]: whole vectors
+ * of a and b, `units` of sums. */
+typedef struct FL_T(fl_unit_products) {
+    int64_t rows, units;
+    const real *a;
+    int64_t a_row;
+    const real *b;
+    int64_t b_row, b_panel;
+    real *sums;
+} FL_T(fl_unit_products);
+
 /* The output of a cell with h = o * squash(c), from the normalised c: squash(bias + gain * normed)
  * in place of squash(c), for rows whose gates and state are known. */
 typedef struct FL_T(fl_normed_output) {
@@ -350,6 +361,7 @@ typedef struct FL_T(fl_kernels) {
     /* y[i] *= factor[i] */
     void (*multiply)(real *y, const real *factor, int64_t count);
     double (*sum_squares)(const real *x, int64_t count);
+    void (*add_unit_products)(const FL_T(fl_unit_products) *);
     void (*zone)(const FL_T(fl_zone) *);
     void (*zone_gradient)(const FL_T(fl_zone_gradient) *);
     void (*draw_zones)(const fl_zone_draw *, uint8_t *h, uint8_t *c);

@@ -65,6 +65,13 @@ FL_INLINE void CELL_(output_unit)(const FL_T(fl_step) * s, FL_T(fl_unit) * u, in
 {
     CELL_(output)(u);
     FL_T(store_column)(s->h + row * s->h_row, u->h, panel * FL_LANES, s->units);
+    FL_UNROLL
+    for (int i = 0; i < CELL_(facts).n_peepholes; i++) {
+        int slot = CELL_(facts).peephole[i].slot;
+        if (CELL_(facts).peephole[i].current && s->saved) /* a gate made with the output */
+            v_store(s->saved + row * s->saved_row + (panel * CELL_(facts).slots + slot) * FL_LANES,
+                    u->gate[slot]);
+    }
 }
 #endif
 
@@ -168,8 +175,8 @@ FL_INLINE void CELL_(backward_units)(const FL_T(fl_backstep) * s, const int nv, 
     for (int r = 0; r < mr; r++) {
         FL_CELL_UNROLL
         for (int v = 0; v < nv * nb; v++)
-            if ((block * nv + v) * FL_LANES < s->units)
-                CELL_(backward_unit)(s, acc[r][v], row + r, block * nv + v);
+            if ((block * FL_BLOCK_VECTORS + v) * FL_LANES < s->units)
+                CELL_(backward_unit)(s, acc[r][v], row + r, block * FL_BLOCK_VECTORS + v);
     }
 }
 
@@ -183,10 +190,30 @@ FL_CELL_TILE void CELL_(backward_tile)(const FL_T(fl_backstep) * s, const int nv
     CELL_(backward_units)(s, nv, mr, nb, row, block, acc);
 }
 
+/* Of a block that is half empty or more, as the last one of a narrow layer is. */
+static __attribute__((noinline)) void CELL_(backward_narrow)(const FL_T(fl_backstep) * s,
+                                                             const int nv, const int mr,
+                                                             int64_t row, int64_t block)
+{
+    vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
+    FL_T(backward_product_shared)(s, CELL_(facts).state_recurs && !CELL_(facts).is_prelude,
+                                  CELL_(facts).compact, CELL_(facts).slots, nv, mr, 1, row, block,
+                                  acc);
+    for (int r = 0; r < mr; r++)
+        for (int v = 0; v < nv; v++)
+            CELL_(backward_unit)(s, acc[r][v], row + r, block * FL_BLOCK_VECTORS + v);
+}
+
 static void CELL_(backward_step)(const FL_T(fl_backstep) * s)
 {
-    FL_TILE_WALK(CELL_(backward_tile), s, FL_BLOCK_VECTORS, s->rows, s->block_first, s->block_end,
-                 0);
+    int narrow = FL_T(narrow_vectors)(s->units, FL_BLOCK_VECTORS, s->block_first, s->block_end);
+    int64_t end = narrow ? s->block_end - 1 : s->block_end;
+    FL_TILE_WALK(CELL_(backward_tile), s, FL_BLOCK_VECTORS, s->rows, s->block_first, end, 0);
+    for (int64_t row = 0; narrow && row < s->rows;) {
+        int mr = FL_T(tile_rows)(s->rows - row);
+        CELL_(backward_narrow)(s, narrow, mr, row, end);
+        row += mr;
+    }
 }
 
 static const FL_T(fl_normed_cell) CELL_(normed) =

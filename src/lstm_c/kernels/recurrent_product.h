@@ -35,7 +35,8 @@ FL_INLINE vec FL_T(backward_init)(const FL_T(fl_backstep) * s, const int state_r
     return s->dy ? sum + FL_T(load_column)(s->dy + row * s->dy_row, unit, s->units) : sum;
 }
 
-/* acc = that + dgates(next step) U^T of `mr` rows and `nb` blocks of four panels. */
+/* acc = that + dgates(next step) U^T of `mr` rows and the first `nv` panels of `nb` blocks of four.
+ */
 FL_INLINE void FL_T(backward_product)(const FL_T(fl_backstep) * s, const int state_recurs,
                                       const int compact, const int slots, const int nv,
                                       const int mr, const int nb, int64_t row, int64_t block,
@@ -45,23 +46,37 @@ FL_INLINE void FL_T(backward_product)(const FL_T(fl_backstep) * s, const int sta
     for (int r = 0; r < mr; r++) {
         FL_UNROLL
         for (int v = 0; v < nv * nb; v++)
-            acc[r][v] = FL_T(backward_init)(s, state_recurs, row + r, (block * nv + v) * FL_LANES);
+            acc[r][v] = FL_T(backward_init)(s, state_recurs, row + r,
+                                            (block * FL_BLOCK_VECTORS + v) * FL_LANES);
     }
     const fl_slots of_h = fl_slots_of(slots, compact, 1);
+    const int64_t width = FL_BLOCK_VECTORS * FL_LANES;
     const real *dgates = s->dgates_next + row * s->dgates_next_row + of_h.first * FL_LANES,
-               *weight = s->weight_t + block * nv * FL_LANES * s->depth;
+               *weight = s->weight_t + block * width * s->depth;
     const int64_t segment = compact ? of_h.count * FL_LANES : s->depth;
     for (int64_t k = 0; k < s->depth; k += segment) {
         FL_T(tile_accumulate)(mr, nv, nb, acc, dgates, s->dgates_next_row, 1, weight,
-                              nv * FL_LANES * s->depth, nv * FL_LANES, segment);
+                              width * s->depth, width, segment);
         dgates += slots * FL_LANES;
-        weight += segment * nv * FL_LANES;
+        weight += segment * width;
     }
 }
 
-/* The same for any tile, once for all cells that do not fuse; the accumulators go to memory. */
+/* The same for any tile, once for all cells that do not fuse; the accumulators go to memory when
+ * they are done. */
+#define FL_PUT_TILE(to, from, nv, mr, nb)                                                          \
+    FL_UNROLL                                                                                      \
+    for (int r = 0; r < mr; r++) {                                                                 \
+        FL_UNROLL                                                                                  \
+        for (int v = 0; v < (nv) * (nb); v++)                                                      \
+            to[r][v] = from[r][v];                                                                 \
+    }
 #define FL_FORWARD_TILE(acc, nv, mr, nb, row, block)                                               \
-    FL_T(forward_product)(s, 0, nv, mr, nb, row, block, acc)
+    do {                                                                                           \
+        vec own_[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];                                              \
+        FL_T(forward_product)(s, 0, nv, mr, nb, row, block, own_);                                 \
+        FL_PUT_TILE(acc, own_, nv, mr, nb)                                                         \
+    } while (0)
 static __attribute__((noinline)) void FL_T(forward_product_shared)(const FL_T(fl_step) * s,
                                                                    const int compact, const int nv,
                                                                    const int mr, const int nb,
@@ -80,20 +95,26 @@ static __attribute__((noinline)) void FL_T(forward_product_shared)(const FL_T(fl
 }
 
 #define FL_BACKWARD_TILE(acc, nv, mr, nb, row, block)                                              \
-    FL_T(backward_product)(s, state_recurs, 0, 0, nv, mr, nb, row, block, acc)
+    do {                                                                                           \
+        vec own_[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];                                              \
+        FL_T(backward_product)(s, state_recurs, compact, slots, nv, mr, nb, row, block, own_);     \
+        FL_PUT_TILE(acc, own_, nv, mr, nb)                                                         \
+    } while (0)
 static __attribute__((noinline)) void
 FL_T(backward_product_shared)(const FL_T(fl_backstep) * s, const int state_recurs,
                               const int compact, const int slots, const int nv, const int mr,
                               const int nb, int64_t row, int64_t block,
                               vec acc[][FL_BLOCK_VECTORS * 2])
 {
-    (void)nv;
-    (void)compact; /* is for fused cells */
-    (void)slots;
     if (nb == 2)
         FL_BACKWARD_TILE(acc, FL_BLOCK_VECTORS, 1, 2, row, block);
+    else if (nv == 1)
+        FL_TILE_SWITCH(FL_BACKWARD_TILE, acc, 1, mr, row, block)
+    else if (nv == 2)
+        FL_TILE_SWITCH(FL_BACKWARD_TILE, acc, 2, mr, row, block)
     else
         FL_TILE_SWITCH(FL_BACKWARD_TILE, acc, FL_BLOCK_VECTORS, mr, row, block)
 }
 #undef FL_FORWARD_TILE
 #undef FL_BACKWARD_TILE
+#undef FL_PUT_TILE

@@ -18,6 +18,17 @@ static double FL_T(sum_squares)(const real *x, int64_t count)
     return total;
 }
 
+static void FL_T(add_unit_products)(const FL_T(fl_unit_products) * s)
+{
+    const real *b = s->b;
+    for (int64_t unit = 0; unit < s->units; unit += FL_LANES, b += s->b_panel) {
+        vec sum = FL_T(load_column)(s->sums, unit, s->units);
+        for (int64_t row = 0; row < s->rows; row++)
+            sum = v_fma(v_load(s->a + row * s->a_row + unit), v_load(b + row * s->b_row), sum);
+        FL_T(store_column)(s->sums, sum, unit, s->units);
+    }
+}
+
 static void FL_T(multiply)(real *y, const real *factor, int64_t count)
 {
     int64_t i = 0;

@@ -6,10 +6,16 @@
 static void FL_T(pack_plain)(const real *from, int64_t row, int64_t step, int64_t depth,
                              int64_t columns, int64_t width, real *to)
 {
-    for (int64_t first = 0; first < columns; first += width)
-        for (int64_t k = 0; k < depth; k++)
-            for (int64_t j = 0; j < width; j++)
-                *to++ = first + j < columns ? from[k * row + (first + j) * step] : 0;
+    for (int64_t first = 0; first < columns; first += width) {
+        int64_t count = first + width < columns ? width : columns - first;
+        for (int64_t k = 0; k < depth; k++, to += width) {
+            const real *values = from + k * row + first * step;
+            for (int64_t j = 0; j < count; j++)
+                to[j] = values[j * step];
+            for (int64_t j = count; j < width; j++)
+                to[j] = 0;
+        }
+    }
 }
 
 /* c (rows, columns) = init + A B; B given by strides, packed into `scratch`. */
@@ -18,7 +24,8 @@ static void FL_T(product)(const FL_T(fl_kernels) * kernels, int64_t rows, int64_
                           const real *b, int64_t b_depth, int64_t b_column, const real *bias,
                           real *c, real *scratch)
 {
-    int64_t width = FL_BLOCK_VECTORS * kernels->lanes;
+    int vectors = columns <= kernels->lanes ? 1 : FL_BLOCK_VECTORS;
+    int64_t width = vectors * kernels->lanes;
     FL_T(pack_plain)(b, b_depth, b_column, depth, columns, width, scratch);
     FL_T(fl_gemm)
     gemm = {.rows = rows,
@@ -31,7 +38,7 @@ static void FL_T(product)(const FL_T(fl_kernels) * kernels, int64_t rows, int64_
             .b = scratch,
             .b_block = width * depth,
             .b_depth = width,
-            .vectors = FL_BLOCK_VECTORS,
+            .vectors = vectors,
             .init = bias,
             .init_row = 0,
             .c = c,

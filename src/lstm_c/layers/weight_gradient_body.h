@@ -123,13 +123,6 @@ static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index, 
                       to.bias_hh);
 }
 
-static void FL_T(add_products)(real *restrict sums, const real *restrict a, const real *restrict b,
-                               int64_t count)
-{
-    for (int64_t i = 0; i < count; i++)
-        sums[i] += a[i] * b[i];
-}
-
 /* Gradients of the peepholes of panels [first, end): sums over all real steps of the slot's
  * gradient times the state it saw, one unit one sum. */
 static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int index, int64_t first,
@@ -138,32 +131,33 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
     const fl_tape_direction *tape = &run->tape->directions[index];
-    int64_t hidden = layer->config.hidden_size, lanes = layer->lanes, state_row = layer->state_row,
-            slots = layer->cell.slots;
-    int64_t gate_first = fl_main_part(layer)->gate_first;
-    int reverse = index % layer->directions;
+    int64_t hidden = layer->config.hidden_size, lanes = layer->lanes, slots = layer->cell.slots,
+            unit = first * lanes, unit_end = end * lanes < hidden ? end * lanes : hidden;
+    const real *gates = (const real *)tape->gates + fl_main_part(layer)->gate_first,
+               *after = tape->unzoned ? tape->unzoned : tape->state;
     FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
     for (int p = 0; p < layer->cell.n_peepholes; p++) {
         const fl_peephole *peephole = &layer->cell.peephole[p];
-        real *sums = to.peephole + p * hidden;
-        for (int64_t unit = first * lanes; unit < end * lanes && unit < hidden; unit++)
-            sums[unit] = 0;
+        FL_T(fl_unit_products)
+        products = {.units = unit_end - unit,
+                    .a_row = layer->state_row,
+                    .b_row = layer->gate_row,
+                    .b_panel = slots * lanes,
+                    .sums = to.peephole + p * hidden + unit};
+        for (int64_t j = 0; j < products.units; j++)
+            products.sums[j] = 0;
         for (int64_t step = 0; step < ragged->steps; step++) {
-            fl_moment moment = fl_ragged_moment(ragged, step, reverse);
-            for (int64_t s = 0; s < moment.rows; s++) {
-                const real *state = FL_T(states_before)(run, index, &moment, s);
-                if (peephole->current)
-                    state = (const real *)(tape->unzoned ? tape->unzoned : tape->state) +
-                            (moment.row0 + s) * state_row;
-                state += peephole->state * layer->plane;
-                const real *gates = (const real *)tape->gates +
-                                    (moment.row0 + s) * layer->gate_row + gate_first +
-                                    peephole->slot * lanes;
-                for (int64_t panel = first; panel < end; panel++) {
-                    int64_t left = hidden - panel * lanes, count = left < lanes ? left : lanes;
-                    FL_T(add_products)(sums + panel * lanes, state + panel * lanes,
-                                       gates + panel * slots * lanes, count);
-                }
+            fl_moment moment = fl_ragged_moment(ragged, step, index % layer->directions);
+            for (int64_t s = 0; s < moment.rows; s += products.rows) {
+                int follows = !peephole->current && s < moment.with_previous,
+                    cut = follows && moment.with_previous < moment.rows;
+                products.rows = (cut ? moment.with_previous : moment.rows) - s;
+                products.a = (peephole->current ? after + (moment.row0 + s) * layer->state_row
+                                                : FL_T(states_before)(run, index, &moment, s)) +
+                             peephole->state * layer->plane + unit;
+                products.b = gates + (moment.row0 + s) * layer->gate_row + unit * slots +
+                             peephole->slot * lanes;
+                run->kernels->add_unit_products(&products);
             }
         }
     }
