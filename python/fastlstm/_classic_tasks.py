@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastlstm.datasets import make_adding_problem, make_embedded_reber, make_temporal_order, make_timing
 from fastlstm.layers import LSTM
-from fastlstm.losses import sigmoid_cross_entropy, softmax_cross_entropy
+from fastlstm.losses import softmax_cross_entropy
 from fastlstm.network import SequenceNetwork
 from fastlstm.optimizers import Adam, global_norm
 from fastlstm.sequences import Sequences
@@ -365,7 +365,10 @@ def _late_or_early(outputs: Array, X: Sequences, y: Array) -> Array:
 
 
 def train_spike_repeat(seed: int) -> Result:
-    """Repeating an interval between two spikes."""
+    """Repeating an interval between two spikes.
+
+    The answer is a step, so the loss is the cross-entropy of a softmax over the steps with it.
+    """
     rng = np.random.default_rng(seed)
     learner = Learner(
         1,
@@ -376,8 +379,8 @@ def train_spike_repeat(seed: int) -> Result:
         biases={"f": 6.0, "i": -2.0},
         every_step=True,
         rng=rng,
-        learning_rate=0.02,
-        halve_every=2500,
+        learning_rate=0.03,
+        halve_every=1500,
         lowest=1e-4,
         beta2=0.99,
     )
@@ -390,9 +393,9 @@ def train_spike_repeat(seed: int) -> Result:
     while seen < 100_000 and not solved:
         X, y, _ = make(1024)
         for sequences, rows, starts, lengths in _batches(X, 16):
-            outputs = learner.forward(X.values, starts, lengths)
-            _, gradient = sigmoid_cross_entropy(outputs, y[rows, None])
-            learner.learn(gradient * np.float32(len(outputs) / 2))
+            outputs = learner.forward(X.values, starts, lengths).reshape(len(starts), -1)
+            _, gradient = softmax_cross_entropy(outputs, y[rows].reshape(outputs.shape).argmax(axis=1))
+            learner.learn(gradient.reshape(-1, 1))
             seen += sequences.stop - sequences.start
         off = _late_or_early(learner.predict(held_out[0]), held_out[0], held_out[1])
         solved = float((off == 0).mean()) >= 0.99

@@ -59,6 +59,7 @@ class Tape:
     """What a training forward pass leaves for the backward pass. Reusable: its memory grows to the largest call."""
 
     __slots__ = (
+        "_y_starts",
         "checkpoints",
         "core",
         "fresh",
@@ -70,7 +71,6 @@ class Tape:
         "starts",
         "version",
         "weights",
-        "_y_starts",
     )
 
     def __init__(self) -> None:
