@@ -483,20 +483,24 @@ def apply_activation(str name, x, out):
     check(status)
 
 
-def softmax_cross_entropy(x, target, loss, gradient):
-    """Cross-entropy of softmax(x), (n, classes), with int64 classes `target`: fills loss (n,) and gradient of its sum."""
+def softmax_cross_entropy(x, target, weight, gradient):
+    """Mean cross-entropy of softmax(x), (n, classes), with int64 classes `target`, each row counted `weight` times
+    (float64, or None: once); fills its gradient.
+    """
     cdef Py_ssize_t size = memoryview(x).itemsize
     if size != 4 and size != 8:
         raise ValueError("x must be a float32 or float64 array")
     cdef Buffer targets = hold(target, -1, 8, False, "target")
     cdef Py_ssize_t n = targets.view.len // 8
-    cdef Buffer xs = hold(x, -1, size, False, "x"), losses = hold(loss, n, size, True, "loss")
+    cdef Buffer xs = hold(x, -1, size, False, "x"), weights = hold(weight, n, 8, False, "weight")
     cdef Buffer gradients = hold(gradient, xs.view.len // size, size, True, "gradient")
     cdef Py_ssize_t classes = xs.view.len // (n * size) if n else 1
+    cdef double loss = 0.0
     if classes * n * size != xs.view.len:
         raise ValueError(f"x has {xs.view.len // size} elements; expected as many for each of {n} rows")
-    check(fl_softmax_cross_entropy(code_of(size), n, classes, xs.data, <const int64_t *> targets.data, losses.data,
-                                   gradients.data))
+    check(fl_softmax_cross_entropy(code_of(size), n, classes, xs.data, <const int64_t *> targets.data,
+                                   <const double *> weights.data, &loss, gradients.data))
+    return loss
 
 
 def sum_squares(x):

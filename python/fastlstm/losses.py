@@ -43,6 +43,8 @@ __all__ = [
     "squared_loss",
 ]
 
+_NOTHING = "the loss of an empty minibatch is undefined: give at least one row and one output"
+_WEIGHTLESS = "the weights of a minibatch must sum to a positive number"
 _LOG_2PI = math.log(2.0 * math.pi)
 _MIN_LOG_VARIANCE = math.log(1e-6)
 
@@ -52,13 +54,13 @@ def _reduce(losses: Array, gradient: Array, weights: Array | None) -> float:
     n_rows = losses.shape[0]
     n_terms = losses.size // n_rows if n_rows else 0
     if n_terms == 0:
-        raise ValueError("the loss of an empty minibatch is undefined: give at least one row and one output")
+        raise ValueError(_NOTHING)
     if weights is None:
         gradient *= gradient.dtype.type(1.0 / losses.size)
         return float(losses.sum(dtype=np.float64)) / losses.size
     total = float(weights.sum(dtype=np.float64)) * n_terms
     if not total > 0.0:
-        raise ValueError("the weights of a minibatch must sum to a positive number")
+        raise ValueError(_WEIGHTLESS)
     gradient *= (weights / total).astype(gradient.dtype, copy=False)[:, None]
     rows = losses if losses.ndim == 1 else losses.sum(axis=1, dtype=np.float64)
     return float((rows * weights).sum(dtype=np.float64)) / total
@@ -189,11 +191,17 @@ def softmax_cross_entropy(
     >>> round(loss, 6), gradient.tolist()
     (0.693147, [[0.5, -0.5]])
     """
-    losses, gradient = np.empty(len(outputs), outputs.dtype), np.empty(outputs.shape, outputs.dtype)
-    _core.softmax_cross_entropy(
-        np.ascontiguousarray(outputs), np.ascontiguousarray(targets, np.int64), losses, gradient
+    if outputs.size == 0:
+        raise ValueError(_NOTHING)
+    if weights is not None:
+        weights = np.ascontiguousarray(weights, np.float64)
+        if not weights.sum() > 0.0:
+            raise ValueError(_WEIGHTLESS)
+    gradient = np.empty(outputs.shape, outputs.dtype)
+    value = _core.softmax_cross_entropy(
+        np.ascontiguousarray(outputs), np.ascontiguousarray(targets, np.int64), weights, gradient
     )
-    return _reduce(losses, gradient, weights), gradient
+    return value, gradient
 
 
 def sigmoid_cross_entropy(

@@ -70,23 +70,32 @@ static int in_range(const int64_t *values, int64_t count, int64_t end)
     return 1;
 }
 
+static int sums_above_zero(const double *weight, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += weight[i];
+    return sum > 0;
+}
+
 fl_status fl_softmax_cross_entropy(int32_t dtype, int64_t n, int64_t classes, const void *x,
-                                   const int64_t *target, void *loss, void *gradient)
+                                   const int64_t *target, const double *weight, double *loss,
+                                   void *gradient)
 {
     fl_status status;
     const fl_isa *isa = fl_isa_current(&status);
     if (!isa)
         return status;
-    if (bad_dtype(dtype) || n < 0 || classes < 1 || !x || !target || !loss || !gradient ||
-        !in_range(target, n, classes))
+    if (bad_dtype(dtype) || n < 1 || classes < 1 || !x || !target || !loss || !gradient ||
+        !in_range(target, n, classes) || (weight && !sums_above_zero(weight, n)))
         return FL_ERR_ARGUMENT;
     fl_fpenv saved = fl_fpenv_enter();
     if (dtype == FL_FLOAT64) {
-        fl_softmax_f64 call = {n, classes, x, target, loss, gradient};
-        isa->f64.softmax(&call);
+        fl_softmax_f64 call = {n, classes, x, target, weight, gradient};
+        *loss = isa->f64.softmax(&call);
     } else {
-        fl_softmax_f32 call = {n, classes, x, target, loss, gradient};
-        isa->f32.softmax(&call);
+        fl_softmax_f32 call = {n, classes, x, target, weight, gradient};
+        *loss = isa->f32.softmax(&call);
     }
     fl_fpenv_leave(saved);
     return FL_OK;

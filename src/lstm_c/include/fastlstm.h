@@ -237,10 +237,13 @@ typedef enum fl_activation { FL_SIGMOID = 0, FL_TANH = 1 } fl_activation;
 /* y = activation(x) by the kernels' own vector code. */
 fl_status fl_activate(int32_t dtype, int32_t activation, const void *x, void *y, int64_t count);
 
-/* Cross-entropy of softmax(x), x (n, classes), with the class target[row] of [0, classes): loss (n)
- * =, gradient (n, classes) = of the sum of the losses. */
+/* Cross-entropy of softmax(x), x (n, classes), with the class target[row] of [0, classes): *loss =
+ * its mean over the rows, each counted weight[row] times (NULL: once), gradient (n, classes) = of
+ * that. Of no rows, or of weights that do not sum to more than 0, there is none: FL_ERR_ARGUMENT.
+ */
 fl_status fl_softmax_cross_entropy(int32_t dtype, int64_t n, int64_t classes, const void *x,
-                                   const int64_t *target, void *loss, void *gradient);
+                                   const int64_t *target, const double *weight, double *loss,
+                                   void *gradient);
 
 /* ---- convolutional LSTM ---- */
 

@@ -305,8 +305,8 @@ typedef struct FL_T(fl_softmax) {
     int64_t rows, classes;
     const real *x;         /* (rows, classes) */
     const int64_t *target; /* (rows) of [0, classes) */
-    real *loss;            /* (rows) = */
-    real *gradient;        /* (rows, classes) = */
+    const double *weight;  /* (rows), or NULL: 1 */
+    real *gradient;        /* (rows, classes) = of the mean */
 } FL_T(fl_softmax);
 
 /* Connectionist temporal classification of one sequence; see kernels/ctc.h. */
@@ -368,7 +368,7 @@ typedef struct FL_T(fl_kernels) {
     void (*normalize)(const FL_T(fl_norm) *);
     void (*normalize_gradient)(const FL_T(fl_norm_gradient) *);
     double (*ctc)(const FL_T(fl_ctc_sequence) *); /* the loss; gradient = */
-    void (*softmax)(const FL_T(fl_softmax) *);
+    double (*softmax)(const FL_T(fl_softmax) *);  /* the loss; gradient = */
     /* by kind: sgd (slot0 the momentum buffer or NULL), rmsprop, adam, adamw, nadam */
     void (*optimizer[5])(const FL_T(fl_optimizer) *);
 } FL_T(fl_kernels);

@@ -1,8 +1,8 @@
 /* Cross-entropy of a softmax with the true class, one row at a time: loss = log(sum_j exp(z_j)) -
- * z_t relative to the largest z, gradient = softmax(z) - [j = t]. An exponential and a division a
- * vector; a NaN in a row makes its loss NaN. */
+ * z_t relative to the largest z, gradient = softmax(z) - [j = t], times the row's share. An
+ * exponential a vector; a NaN in a row makes its loss NaN. */
 
-static void FL_T(softmax_row)(const FL_T(fl_softmax) * s, int64_t row)
+static double FL_T(softmax_row)(const FL_T(fl_softmax) * s, int64_t row, real share)
 {
     const real *x = s->x + row * s->classes;
     real *gradient = s->gradient + row * s->classes, largest = x[0];
@@ -18,16 +18,24 @@ static void FL_T(softmax_row)(const FL_T(fl_softmax) * s, int64_t row)
         total += e;
     }
     real sum = v_hsum(total);
+    vec factor = v_set1(share / sum);
     for (int64_t j = 0; j < s->classes; j += FL_LANES)
-        FL_T(store_column)(gradient, FL_T(load_column)(gradient, j, s->classes) / v_set1(sum), j,
+        FL_T(store_column)(gradient, FL_T(load_column)(gradient, j, s->classes) * factor, j,
                            s->classes);
     int64_t target = s->target[row];
-    s->loss[row] = (real)log((double)sum) - (x[target] - largest);
-    gradient[target] -= 1;
+    gradient[target] -= share;
+    return log((double)sum) - (double)(x[target] - largest);
 }
 
-static void FL_T(softmax)(const FL_T(fl_softmax) * s)
+/* The mean of the losses, of weights that sum to more than 0. */
+static double FL_T(softmax)(const FL_T(fl_softmax) * s)
 {
-    for (int64_t row = 0; row < s->rows; row++)
-        FL_T(softmax_row)(s, row);
+    double total = s->weight ? 0 : (double)s->rows, loss = 0;
+    for (int64_t row = 0; s->weight && row < s->rows; row++)
+        total += s->weight[row];
+    for (int64_t row = 0; row < s->rows; row++) {
+        double share = (s->weight ? s->weight[row] : 1) / total;
+        loss += share * FL_T(softmax_row)(s, row, (real)share);
+    }
+    return loss;
 }

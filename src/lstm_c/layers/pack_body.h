@@ -43,11 +43,22 @@ FL_INLINE float FL_T(row_scale)(const fl_recurrent *layer, const real *row, int6
                ? fl_int8_scale((const float *)(const void *)row, count)
                : 0;
 }
-FL_INLINE real FL_T(rounded)(const fl_recurrent *layer, real weight, float scale)
+
+/* `count` weights in the precision of the layer to values `stride` apart. */
+FL_INLINE void FL_T(put_weights)(const fl_recurrent *layer, const real *from, int64_t count,
+                                 float scale, real *to, int64_t stride)
 {
-    return layer->config.precision < FL_PRECISION_BFLOAT16
-               ? weight
-               : (real)fl_round_weight(layer, (float)weight, scale);
+    if (layer->config.precision < FL_PRECISION_BFLOAT16)
+        for (int64_t i = 0; i < count; i++)
+            to[i * stride] = from[i];
+    else
+        for (int64_t i = 0; i < count; i++)
+            to[i * stride] = (real)fl_round_weight(layer, (float)from[i], scale);
+}
+FL_INLINE void FL_T(put_zeros)(int64_t count, real *to, int64_t stride)
+{
+    for (int64_t i = 0; i < count; i++)
+        to[i * stride] = 0;
 }
 
 /* Gate-interleaved panels of weight (gates*hidden, sources*count), slot s taking gate gate_of[s],
@@ -62,11 +73,16 @@ static void FL_T(pack_panels)(const fl_recurrent *layer, const fl_part *part, co
         int64_t column = k / width * part->block_width + fl_first_column(layer, slots) + k % width;
         int64_t row = fl_weight_row(layer, part, column, gate_of);
         real *to = packed + k / width * width * depth + k % width;
-        const real *from = row >= 0 ? weight + row * sources * count : NULL;
-        float scale = from ? FL_T(row_scale)(layer, from, sources * count) : 0;
-        for (int64_t source = 0; source < sources; source++)
-            for (int64_t i = 0; i < plane; i++, to += width)
-                *to = from && i < count ? FL_T(rounded)(layer, from[source * count + i], scale) : 0;
+        if (row < 0) {
+            FL_T(put_zeros)(depth, to, width);
+            continue;
+        }
+        const real *from = weight + row * sources * count;
+        float scale = FL_T(row_scale)(layer, from, sources * count);
+        for (int64_t source = 0; source < sources; source++, from += count, to += plane * width) {
+            FL_T(put_weights)(layer, from, count, scale, to, width);
+            FL_T(put_zeros)(plane - count, to + count * width, width);
+        }
     }
 }
 
@@ -86,9 +102,10 @@ static void FL_T(pack_transposed)(const fl_recurrent *layer, const fl_part *part
         for (int64_t k = 0; k < depth; k++, to += width) {
             int64_t column = k / used * part->block_width + skipped + k % used,
                     row = fl_weight_row(layer, part, column, gate_of);
-            const real *from = row >= 0 ? weight + row * stride + first : NULL;
-            for (int64_t j = 0; j < width; j++)
-                to[j] = from && j < count ? FL_T(rounded)(layer, from[j], 0) : 0;
+            int64_t taken = row >= 0 ? count : 0;
+            if (taken)
+                FL_T(put_weights)(layer, weight + row * stride + first, taken, 0, to, 1);
+            FL_T(put_zeros)(width - taken, to + taken, 1);
         }
     }
 }

@@ -14,9 +14,10 @@ typedef struct FL_T(fl_forward_run) {
  * wide; where gates recur, they take the place of x in the step. */
 static int FL_T(hoists)(const fl_recurrent *layer, const fl_tape *tape, const fl_packed *packed)
 {
+    enum { WIDE_INPUT_BYTES = 64 };
     return layer->cell.gate_states || layer->config.layer_norm ||
            fl_call_format(layer, tape->ragged.n) != FL_WEIGHTS_PLAIN ||
-           (tape->ragged.steps > 1 && packed->input > layer->lanes);
+           (tape->ragged.steps > 1 && packed->input * (int64_t)sizeof(real) > WIDE_INPUT_BYTES);
 }
 
 /* Gate rows of a step: in training their place on the tape, in inference in the thread's scratch.
