@@ -24,7 +24,7 @@ static void FL_T(product_begin)(generator *from, int lanes, FL_T(product) * p)
     static const int64_t depths[] = {1, 2, 3, 8, 17, 40, 0};
     FL_T(fl_gemm) *call = &p->call;
     memset(p, 0, sizeof *p);
-    call->vectors = random_below(from, 4) ? FL_BLOCK_VECTORS : 3;
+    call->vectors = random_below(from, 2) ? FL_BLOCK_VECTORS : 1 + (int)random_below(from, 3);
     p->width = call->vectors * lanes;
     call->rows = 1 + random_below(from, random_below(from, 2) ? 4 : 20);
     call->depth = depths[random_below(from, 7)];

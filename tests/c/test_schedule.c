@@ -126,10 +126,55 @@ static void check_threads(const shape *of)
     CHECK(before >= 1);
 }
 
+/* The teams of a forward pass: a wave has no more threads than layers, and only where rows are few.
+ */
+static void check_plans(shape *of)
+{
+    for (int64_t levels = 1; levels < 6; levels++)
+        for (int wanted = 1; wanted < 20; wanted++) {
+            of->layer.config.num_layers = levels;
+            fl_forward_team team = fl_plan_forward(&of->layer, &of->ragged, wanted);
+            CHECK(team.n_threads >= 1 && team.n_threads <= wanted);
+            if (team.waves) {
+                CHECK(team.n_threads > 1 && team.n_threads <= levels);
+                CHECK(of->layer.directions == 1 && of->ragged.n < 4 * (int64_t)wanted);
+            } else {
+                CHECK_EQUAL(team.n_threads, fl_recurrent_threads(&of->layer, &of->ragged, wanted));
+            }
+        }
+}
+
+/* One sequence through two layers of 128 units: no step is worth splitting, the layers are. */
+static void test_wave(void)
+{
+    shape of = {.layer = {.directions = 1,
+                          .n_parts = 1,
+                          .gate_row = 512,
+                          .part[0].blocks = 16,
+                          .config = {.num_layers = 2, .hidden_size = 128},
+                          .n_packed = 2},
+                .packed = {{.input = 64}, {.input = 128}},
+                .ragged = {.n = 1, .steps = 100, .rows = 100}};
+    of.layer.packed = of.packed;
+    fl_forward_team team = fl_plan_forward(&of.layer, &of.ragged, 4);
+    CHECK(team.waves);
+    CHECK_EQUAL(team.n_threads, 2);
+    CHECK_EQUAL(fl_wave_steps(&of.ragged), 8);
+    of.ragged.steps = 3200;
+    CHECK_EQUAL(fl_wave_steps(&of.ragged), 100);
+    of.ragged.n = 16;
+    of.ragged.rows = 3200 * 16;
+    CHECK(!fl_plan_forward(&of.layer, &of.ragged, 4).waves);
+    of.layer.config.num_layers = 1;
+    of.ragged.n = 1;
+    CHECK(!fl_plan_forward(&of.layer, &of.ragged, 4).waves);
+}
+
 int main(void)
 {
     generator from = {3};
     test_split();
+    test_wave();
     for (int round = 0; round < 150; round++) {
         shape made;
         shape_begin(&from, &made);
@@ -139,6 +184,7 @@ int main(void)
             check_groups(&made, n_threads);
         }
         check_threads(&made);
+        check_plans(&made);
         fl_arena_release(&made.arena);
     }
     return check_report();

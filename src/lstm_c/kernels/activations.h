@@ -102,27 +102,27 @@ FL_INLINE vec FL_T(v_clamp)(vec x, real limit)
     return v_min(v_set1(limit), v_max(v_set1(-limit), x));
 }
 
-/* q of `u` as said above; halved: of 2u, and halved. */
-FL_INLINE vec FL_T(v_even_part)(vec u, const int halved)
+/* P(u^2) of q = 2 + u^2 P, where q is as said above; halved: of 2u, and halved. */
+FL_INLINE vec FL_T(v_even_part)(vec square, const int halved)
 {
 #if FL_DOUBLE
     static const real coefficient[] = {4.1437662800614485e-8, -1.6534060033826214e-6,
                                        6.6137564716228169e-5, -2.7777777777564401e-3,
-                                       1.6666666666666616e-1, 2};
+                                       1.6666666666666616e-1};
 #else
-    static const real coefficient[] = {-2.76985302e-3f, 1.66666548e-1f, 2};
+    static const real coefficient[] = {-2.76985302e-3f, 1.66666548e-1f};
 #endif
     enum { TERMS = sizeof coefficient / sizeof coefficient[0] };
-    vec square = u * u, q = v_zero();
+    vec p = v_zero();
     FL_UNROLL
     for (int i = 0; i < TERMS; i++) {
         real power = coefficient[i];
-        for (int k = i; halved && k < TERMS - 1; k++)
+        for (int k = i; halved && k < TERMS; k++)
             power *= 4;
         vec term = v_set1(halved ? power / 2 : power);
-        q = i ? v_fma(q, square, term) : term;
+        p = i ? v_fma(p, square, term) : term;
     }
-    return q;
+    return p;
 }
 
 /* scale = 2^n and u as said above, of z = factor * x; u is divided by factor. */
@@ -139,15 +139,22 @@ FL_INLINE vec FL_T(v_split_exponent)(vec x, const int factor, vec *scale)
 FL_INLINE vec v_sigmoid(vec x)
 {
     vec scale, u = FL_T(v_split_exponent)(FL_T(v_clamp)(x, (real)FL_SIGMOID_LIMIT), 1, &scale);
-    vec q = FL_T(v_even_part)(u, 0), sum = q + u;
+    vec square = u * u, q = v_fma(FL_T(v_even_part)(square, 0), square, v_set1(2)), sum = q + u;
     return sum / v_fma(scale, q - u, sum);
 }
 
 FL_INLINE vec v_tanh(vec x)
 {
     vec scale, u = FL_T(v_split_exponent)(FL_T(v_clamp)(x, (real)FL_TANH_LIMIT), 2, &scale);
-    vec q = FL_T(v_even_part)(u, 1), less = v_set1(1) - scale, more = v_set1(1) + scale;
+    vec square = u * u, p = FL_T(v_even_part)(square, 1), less = v_set1(1) - scale,
+        more = v_set1(1) + scale;
+#ifdef FL_ISA_PORTABLE /* two roundings a v_fma: what is small is summed first */
+    vec rest = p * square;
+    return (less + v_fma(less, rest, more * u)) / (more + v_fma(more, rest, less * u));
+#else
+    vec q = v_fma(p, square, v_set1(1));
     return v_fma(less, q, more * u) / v_fma(more, q, less * u);
+#endif
 }
 
 /* log(1 + t) for t in [0, 1]: 2 atanh(s) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...) at s = t / (2 + t) <=

@@ -21,7 +21,7 @@
 #include "base/rng.h"
 
 static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
-                                 int n_threads, int64_t *chunk_rows);
+                                 fl_forward_team team, int64_t *chunk_rows);
 
 #define FL_SUFFIX f32
 #include "layers/parts_body.h"
@@ -67,7 +67,7 @@ fl_normed fl_take_normed(const fl_recurrent *layer, int64_t rows, int keeps_x, f
 }
 
 static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
-                        int n_threads, int64_t chunk_rows, fl_arena *arena)
+                        fl_forward_team team, int64_t chunk_rows, fl_arena *arena)
 {
     const fl_ragged *ragged = &tape->ragged;
     size_t size = layer->real_size;
@@ -87,7 +87,8 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         made.dropped = drops ? fl_arena_take(arena, ragged->rows * columns, size) : NULL;
         if (one && top && call->y)
             made.y = (char *)call->y + (size_t)(call->y_start[0] * columns) * size;
-        else if (tape->training || level < 2)
+        else if (tape->training || team.waves ||
+                 level < 2) /* or: while others run, others' memory */
             made.y = alternate[level & 1] = fl_arena_take(arena, ragged->rows * columns, size);
         else
             made.y = alternate[level & 1];
@@ -130,14 +131,14 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         if (!measuring)
             tape->directions[index] = made;
     }
-    tape->scratch = fl_arena_take(arena, n_threads, sizeof *tape->scratch);
-    tape->prepared = fl_arena_take(arena, n_threads, sizeof *tape->prepared);
-    for (int thread = 0; thread < n_threads; thread++) {
+    tape->scratch = fl_arena_take(arena, team.n_threads, sizeof *tape->scratch);
+    tape->prepared = fl_arena_take(arena, team.n_threads, sizeof *tape->prepared);
+    for (int thread = 0; thread < team.n_threads; thread++) {
         fl_prepared prepared = fl_take_prepared(layer, ragged->n, chunk_rows, arena);
         if (!measuring)
             tape->prepared[thread] = prepared;
     }
-    for (int thread = 0; thread < n_threads && !tape->training; thread++) {
+    for (int thread = 0; thread < team.n_threads && !tape->training; thread++) {
         void *scratch = fl_arena_take(arena, chunk_rows * layer->gate_row, size);
         if (!measuring)
             tape->scratch[thread] = scratch;
@@ -153,17 +154,17 @@ static int64_t rows_of_chunk(const fl_recurrent *layer, const fl_ragged *ragged)
 }
 
 static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
-                                 int n_threads, int64_t *chunk_rows)
+                                 fl_forward_team team, int64_t *chunk_rows)
 {
     fl_arena measure = {0};
     *chunk_rows = rows_of_chunk(layer, &tape->ragged);
-    tape_layout(tape, layer, call, n_threads, *chunk_rows, &measure);
+    tape_layout(tape, layer, call, team, *chunk_rows, &measure);
     tape->arena.used = measure.used;
     tape->arena.overflow = measure.overflow;
     fl_status status = fl_arena_commit(&tape->arena);
     if (status != FL_OK)
         return status;
-    tape_layout(tape, layer, call, n_threads, *chunk_rows, &tape->arena);
+    tape_layout(tape, layer, call, team, *chunk_rows, &tape->arena);
     fl_ragged_fill(&tape->ragged, &call->x_rows);
     return FL_OK;
 }
@@ -667,8 +668,8 @@ fl_status fl_recurrent_tape_bytes(const fl_recurrent *layer, int64_t n, int64_t 
     fl_tape tape = {.ragged = {.n = n, .steps = steps, .rows = rows}, .training = 1, .drops = 1};
     fl_forward call = {.decay = decays ? &decays : NULL};
     fl_arena measure = {0};
-    int threads = fl_recurrent_threads(layer, &tape.ragged, fl_team_size(n_threads));
-    tape_layout(&tape, layer, &call, threads, rows_of_chunk(layer, &tape.ragged), &measure);
+    fl_forward_team team = fl_plan_forward(layer, &tape.ragged, fl_team_size(n_threads));
+    tape_layout(&tape, layer, &call, team, rows_of_chunk(layer, &tape.ragged), &measure);
     *bytes = (int64_t)measure.used;
     return measure.overflow ? FL_ERR_OVERFLOW : FL_OK;
 }

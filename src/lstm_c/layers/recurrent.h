@@ -244,6 +244,14 @@ typedef struct fl_share {
 
 /* Threads worth using for a call on this batch, at most `wanted`. */
 int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int wanted);
+/* Who runs a forward pass: the layers one after another, or, with `waves`, at the same time, each
+ * some steps behind the one below it. */
+typedef struct fl_forward_team {
+    int n_threads, waves;
+} fl_forward_team;
+fl_forward_team fl_plan_forward(const fl_recurrent *layer, const fl_ragged *ragged, int wanted);
+/* Steps that a layer runs before the next layer takes them. */
+int64_t fl_wave_steps(const fl_ragged *ragged);
 /* Share of `thread`. Rows are cut so that each thread gets about as many steps; no row is cut when
  * there are fewer than four a thread, then units are. */
 fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,

@@ -6,7 +6,7 @@ typedef struct FL_T(fl_forward_run) {
     fl_tape *tape;
     const FL_T(fl_kernels) * kernels;
     int64_t chunk_rows; /* rows of gate columns that a thread's scratch holds */
-    int n_threads;
+    fl_forward_team team;
     fl_barrier all, group[2];
 } FL_T(fl_forward_run);
 
@@ -295,8 +295,9 @@ static void FL_T(project_output)(const FL_T(fl_forward_run) * run, int index,
         FL_T(zone_projected)(run, index, moment, first, &gemm);
 }
 
+/* Steps [begin, stop) of a layer and direction, in running order. */
 static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int thread,
-                                    const fl_share *share)
+                                    const fl_share *share, int64_t begin, int64_t stop)
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
@@ -305,8 +306,8 @@ static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int t
     int64_t rows = share->row_end - share->row_first;
     int64_t chunk = hoist && rows > 0 ? run->chunk_rows / rows : ragged->steps;
     chunk = chunk < 1 ? 1 : chunk;
-    for (int64_t first = 0; first < ragged->steps; first += chunk) {
-        int64_t end = first + chunk < ragged->steps ? first + chunk : ragged->steps, used = 0;
+    for (int64_t first = begin; first < stop; first += chunk) {
+        int64_t end = first + chunk < stop ? first + chunk : stop, used = 0;
         for (int p = 0; hoist && p < layer->n_parts; p++)
             if (layer->part[p].sees_x)
                 FL_T(project_chunk)(run, index, p, reverse, thread, share, first, end);
@@ -413,6 +414,53 @@ static void FL_T(draw_zones)(const FL_T(fl_forward_run) * run, int64_t first, in
             }
 }
 
+/* The levels as a wave: in round r, level l runs chunk r - l of the steps, so that every thread has
+ * a level of its own to run; one barrier a round. */
+static void FL_T(forward_wave)(FL_T(fl_forward_run) * run, int thread, int n_threads)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t levels = layer->config.num_layers, chunk = fl_wave_steps(ragged),
+            chunks = (ragged->steps + chunk - 1) / chunk;
+    const fl_share share = {0, 1, 0, ragged->n, thread, 0, 0, 1, 0};
+    for (int64_t round = 0; round < chunks + levels - 1; round++) {
+        for (int64_t level = thread; level < levels; level += n_threads) {
+            int64_t first = (round - level) * chunk,
+                    end = first + chunk < ragged->steps ? first + chunk : ragged->steps;
+            if (first < 0 || first >= ragged->steps)
+                continue;
+            if (run->tape->layers[level].dropped)
+                FL_T(drop)(run, level, first, end);
+            FL_T(forward_direction)(run, (int)level, thread, &share, first, end);
+        }
+        fl_barrier_wait(&run->all, n_threads);
+    }
+    for (int64_t level = thread; level < levels; level += n_threads)
+        FL_T(final_states)(run, level);
+}
+
+/* The levels one after another, each divided between the threads. */
+static void FL_T(forward_levels)(FL_T(fl_forward_run) * run, int thread, int n_threads)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    const fl_share share = fl_recurrent_share(layer, ragged, thread, n_threads);
+    int64_t first, end;
+    fl_split(ragged->steps, thread, n_threads, &first, &end);
+    for (int64_t level = 0; level < layer->config.num_layers; level++) {
+        if (run->tape->layers[level].dropped) {
+            FL_T(drop)(run, level, first, end);
+            fl_barrier_wait(&run->all, n_threads);
+        }
+        for (int d = share.direction_first; d < share.direction_end; d++)
+            FL_T(forward_direction)(run, (int)level * layer->directions + d, thread, &share, 0,
+                                    ragged->steps);
+        fl_barrier_wait(&run->all, n_threads);
+        if (thread == 0)
+            FL_T(final_states)(run, level);
+    }
+}
+
 static void FL_T(forward_thread)(void *argument, int thread, int n_threads)
 {
     FL_T(fl_forward_run) *run = argument;
@@ -429,18 +477,10 @@ static void FL_T(forward_thread)(void *argument, int thread, int n_threads)
     if (run->tape->directions[0].zoned)
         FL_T(draw_zones)(run, first, end);
     fl_barrier_wait(&run->all, n_threads);
-    fl_share share = fl_recurrent_share(layer, ragged, thread, n_threads);
-    for (int64_t level = 0; level < layer->config.num_layers; level++) {
-        if (run->tape->layers[level].dropped) {
-            FL_T(drop)(run, level, first, end);
-            fl_barrier_wait(&run->all, n_threads);
-        }
-        for (int d = share.direction_first; d < share.direction_end; d++)
-            FL_T(forward_direction)(run, (int)level * layer->directions + d, thread, &share);
-        fl_barrier_wait(&run->all, n_threads);
-        if (thread == 0)
-            FL_T(final_states)(run, level);
-    }
+    if (run->team.waves && n_threads > 1)
+        FL_T(forward_wave)(run, thread, n_threads);
+    else
+        FL_T(forward_levels)(run, thread, n_threads);
     const fl_tape_layer *top = &run->tape->layers[layer->config.num_layers - 1];
     if (call->y && call->y != top->y)
         FL_T(scatter_rows)(ragged, top->y, layer->output * layer->directions, first, end, call->y,
@@ -514,15 +554,15 @@ fl_status FL_T(fl_recurrent_forward)(const fl_recurrent *layer, const fl_forward
 {
     FL_T(fl_forward_run)
     run = {.layer = layer, .call = call, .tape = tape, .kernels = &layer->isa->FL_SUFFIX};
-    run.n_threads = fl_recurrent_threads(layer, &tape->ragged, fl_team_size(call->n_threads));
-    fl_status status = fl_tape_prepare(tape, layer, call, run.n_threads, &run.chunk_rows);
+    run.team = fl_plan_forward(layer, &tape->ragged, fl_team_size(call->n_threads));
+    fl_status status = fl_tape_prepare(tape, layer, call, run.team, &run.chunk_rows);
     if (status != FL_OK)
         return status;
     fl_barrier_init(&run.all);
     fl_barrier_init(&run.group[0]);
     fl_barrier_init(&run.group[1]);
     FL_T(forward_begin)(&run);
-    fl_team_run(run.n_threads, FL_T(forward_thread), &run);
+    fl_team_run(run.team.n_threads, FL_T(forward_thread), &run);
     return FL_OK;
 }
 

@@ -7,7 +7,10 @@ enum {
     MACS_A_STEP_SHARE = 60000, /* a barrier (about 0.2 us) is worth it above this many multiply-adds
                                   a thread and step */
     MACS_A_THREAD =
-        3000000 /* below, a fork/join and the wait for a busy processor cost more than they gain */
+        3000000, /* below, a fork/join and the wait for a busy processor cost more than they gain */
+    MOST_CHUNKS = 32,
+    FEWEST_STEPS = 8 /* of a wave: most rounds have work for every thread, and a
+                        chunk is a product worth the name */
 };
 
 void fl_split(int64_t count, int index, int parts, int64_t *first, int64_t *end)
@@ -25,6 +28,14 @@ static double macs_a_row(const fl_recurrent *layer)
     return total;
 }
 
+/* Threads that the units of a direction are worth splitting over. */
+static int threads_by_units(const fl_recurrent *layer, const fl_ragged *ragged)
+{
+    double a_step = (double)layer->gate_row * (double)layer->config.hidden_size * (double)ragged->n;
+    int useful = (int)(a_step / MACS_A_STEP_SHARE), blocks = (int)fl_main_part(layer)->blocks;
+    return useful < 1 ? 1 : useful > blocks ? blocks : useful;
+}
+
 int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
 {
     double work = macs_a_row(layer) * (double)ragged->rows;
@@ -37,16 +48,40 @@ int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int
     }
     int a_direction = wanted / layer->directions;
     if (a_direction > 1 && ragged->n < (int64_t)ROWS_A_THREAD * a_direction) {
-        double a_step =
-            (double)layer->gate_row * (double)layer->config.hidden_size * (double)ragged->n;
-        int useful = (int)(a_step / MACS_A_STEP_SHARE);
-        int most = useful < 1                             ? 1
-                   : useful > fl_main_part(layer)->blocks ? (int)fl_main_part(layer)->blocks
-                                                          : useful;
+        int most = threads_by_units(layer, ragged);
         if (a_direction > most && ragged->n < 2 * (int64_t)ROWS_A_THREAD)
             wanted = most * layer->directions;
     }
     return wanted < 1 ? 1 : wanted;
+}
+
+/* Threads worth using as a wave, 0 where it gains nothing. */
+static int wave_threads(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
+{
+    int64_t levels = layer->config.num_layers;
+    double work = macs_a_row(layer) * (double)ragged->rows;
+    int threads = wanted < levels ? wanted : (int)levels;
+    if (threads > work / MACS_A_THREAD)
+        threads = (int)(work / MACS_A_THREAD);
+    if (threads < 2 || layer->directions > 1 || ragged->steps < 2 * (int64_t)FEWEST_STEPS ||
+        ragged->n >= (int64_t)ROWS_A_THREAD * wanted)
+        return 0;
+    int by_units = threads_by_units(layer, ragged);
+    return threads > (by_units < wanted ? by_units : wanted) ? threads : 0;
+}
+
+fl_forward_team fl_plan_forward(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
+{
+    int as_wave = wave_threads(layer, ragged, wanted);
+    if (as_wave)
+        return (fl_forward_team){as_wave, 1};
+    return (fl_forward_team){fl_recurrent_threads(layer, ragged, wanted), 0};
+}
+
+int64_t fl_wave_steps(const fl_ragged *ragged)
+{
+    int64_t steps = (ragged->steps + MOST_CHUNKS - 1) / MOST_CHUNKS;
+    return steps > FEWEST_STEPS ? steps : FEWEST_STEPS;
 }
 
 /* First sorted sequence of part `index`: prefix sums of the lengths cut into equal parts. */
