@@ -171,6 +171,7 @@ CASES: tuple[Case, ...] = (
     Case("infer", 100, 1, 64, 128, quick=True, targets=_pair(1.5)),
     Case("infer", 100, 1, 256, 256, targets=_pair(1.45)),
     Case("infer", 100, 1, 512, 1024, targets=_pair(1.05)),
+    Case("infer", 100, 1, 64, 128, num_layers=2),
     Case("infer", 100, 8, 64, 128, targets=_pair(1.3, 1.1)),
     Case("infer", 100, 32, 64, 128, quick=True, targets=_pair(2.2, 1.1)),
     Case("infer", 100, 128, 64, 256, targets=_pair(2.2, 1.1)),

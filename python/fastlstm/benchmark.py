@@ -99,7 +99,8 @@ class Timing:
 
 
 # Long enough that the spinning worker threads of whoever ran before have gone to sleep.
-_PAUSE_SECONDS = 0.005
+# (ONNX Runtime's wait for more than 5 ms, and then take part of the processors in a block of two threads.)
+_PAUSE_SECONDS = 0.02
 
 
 def _timed_block(contender: Contender, loops: int, *, warm: bool) -> float:
