@@ -87,8 +87,7 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         made.dropped = drops ? fl_arena_take(arena, ragged->rows * columns, size) : NULL;
         if (one && top && call->y)
             made.y = (char *)call->y + (size_t)(call->y_start[0] * columns) * size;
-        else if (tape->training || team.waves ||
-                 level < 2) /* or: while others run, others' memory */
+        else if (tape->training || team.waves || level < 2) /* all are kept, or in use at once */
             made.y = alternate[level & 1] = fl_arena_take(arena, ragged->rows * columns, size);
         else
             made.y = alternate[level & 1];

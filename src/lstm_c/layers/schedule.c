@@ -64,7 +64,7 @@ static int wave_threads(const fl_recurrent *layer, const fl_ragged *ragged, int 
     if (threads > work / MACS_A_THREAD)
         threads = (int)(work / MACS_A_THREAD);
     if (threads < 2 || layer->directions > 1 || ragged->steps < 2 * (int64_t)FEWEST_STEPS ||
-        ragged->n >= (int64_t)ROWS_A_THREAD * wanted)
+        ragged->n >= 2 * (int64_t)ROWS_A_THREAD)
         return 0;
     int by_units = threads_by_units(layer, ragged);
     return threads > (by_units < wanted ? by_units : wanted) ? threads : 0;
