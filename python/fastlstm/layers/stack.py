@@ -15,6 +15,7 @@ from fastlstm.layers._parameters import (
     as_lengths,
     as_real_array,
     as_size,
+    first_rows,
 )
 from fastlstm.layers._segments import Segments, as_resets
 from fastlstm.layers.recurrent import LSTM, Tape
@@ -280,7 +281,7 @@ class Stack(Parameterized):
         takes: np.ndarray | None = None,
     ) -> tuple[np.ndarray | None, tuple[np.ndarray, ...]]:
         """Output (rows, output_size) and final states for sequences that follow each other in `rows`."""
-        starts = np.cumsum(lengths) - lengths
+        starts = first_rows(lengths)
         outputs: list[np.ndarray] = []
         finals: list[tuple[np.ndarray, ...]] = []
         if tape is not None:
@@ -557,7 +558,7 @@ def _key(rng_key: int, level: int) -> int:
 
 def _rows(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray | slice:
     """Index of the rows of all sequences, one after the other."""
-    firsts = np.cumsum(lengths) - lengths
+    firsts = first_rows(lengths)
     shift = starts - firsts
     if (shift == shift[0]).all():
         return slice(int(starts[0]), int(starts[-1] + lengths[-1]))

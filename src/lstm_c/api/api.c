@@ -87,10 +87,12 @@ fl_status fl_softmax_cross_entropy(int32_t dtype, int64_t n, int64_t classes, co
     if (!isa)
         return status;
     if (bad_dtype(dtype) || n < 1 || classes < 1 || !x || !target || !loss || !gradient ||
-        !in_range(target, n, classes) || (weight && !sums_above_zero(weight, n)))
+        !in_range(target, n, classes))
         return FL_ERR_ARGUMENT;
-    fl_fpenv saved = fl_fpenv_enter();
-    if (dtype == FL_FLOAT64) {
+    fl_fpenv saved = fl_fpenv_enter(); /* sums raise flags too */
+    if (weight && !sums_above_zero(weight, n)) {
+        status = FL_ERR_ARGUMENT;
+    } else if (dtype == FL_FLOAT64) {
         fl_softmax_f64 call = {n, classes, x, target, weight, gradient};
         *loss = isa->f64.softmax(&call);
     } else {
@@ -98,7 +100,7 @@ fl_status fl_softmax_cross_entropy(int32_t dtype, int64_t n, int64_t classes, co
         *loss = isa->f32.softmax(&call);
     }
     fl_fpenv_leave(saved);
-    return FL_OK;
+    return status;
 }
 
 fl_status fl_sum_squares(int32_t dtype, const void *x, int64_t count, double *sum)

@@ -1,22 +1,6 @@
 /* Dense layer for one dtype; see dense.c. */
 #include "layers/dense.h"
-
-/* to (blocks, depth, width) from `from`: element [k, column] at from[k * row + column * step];
- * padding is zero. */
-static void FL_T(pack_plain)(const real *from, int64_t row, int64_t step, int64_t depth,
-                             int64_t columns, int64_t width, real *to)
-{
-    for (int64_t first = 0; first < columns; first += width) {
-        int64_t count = first + width < columns ? width : columns - first;
-        for (int64_t k = 0; k < depth; k++, to += width) {
-            const real *values = from + k * row + first * step;
-            for (int64_t j = 0; j < count; j++)
-                to[j] = values[j * step];
-            for (int64_t j = count; j < width; j++)
-                to[j] = 0;
-        }
-    }
-}
+#include "layers/plain_blocks_body.h"
 
 /* c (rows, columns) = init + A B; B given by strides, packed into `scratch`. */
 static void FL_T(product)(const FL_T(fl_kernels) * kernels, int64_t rows, int64_t depth,
@@ -26,7 +10,7 @@ static void FL_T(product)(const FL_T(fl_kernels) * kernels, int64_t rows, int64_
 {
     int vectors = columns <= kernels->lanes ? 1 : FL_BLOCK_VECTORS;
     int64_t width = vectors * kernels->lanes;
-    FL_T(pack_plain)(b, b_depth, b_column, depth, columns, width, scratch);
+    FL_T(pack_plain)(b, depth, b_depth, columns, b_column, width, scratch);
     FL_T(fl_gemm)
     gemm = {.rows = rows,
             .depth = depth,

@@ -1,5 +1,6 @@
 /* Packing of weights into blocks (kernels.h) and of ragged rows into time-major order, for one
  * dtype. */
+#include "layers/plain_blocks_body.h"
 #include "layers/recurrent.h"
 
 /* The parameter arrays of one layer and direction inside a flat array (parameters or gradients);
@@ -108,16 +109,6 @@ static void FL_T(pack_transposed)(const fl_recurrent *layer, const fl_part *part
             FL_T(put_zeros)(width - taken, to + taken, 1);
         }
     }
-}
-
-/* Plain blocks of a matrix whose element (k, j) is weight[k * k_stride + j * j_stride]. */
-static void FL_T(pack_plain)(const real *weight, int64_t depth, int64_t k_stride, int64_t columns,
-                             int64_t j_stride, int64_t width, real *packed)
-{
-    for (int64_t first = 0; first < columns; first += width)
-        for (int64_t k = 0; k < depth; k++)
-            for (int64_t j = first; j < first + width; j++)
-                *packed++ = j < columns ? weight[k * k_stride + j * j_stride] : 0;
 }
 
 /* Bias row (gate_stride): what each slot's two products have as biases, or zero. */

@@ -28,6 +28,15 @@ static double macs_a_row(const fl_recurrent *layer)
     return total;
 }
 
+/* `wanted`, or as many threads as have work enough. */
+static int threads_by_work(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
+{
+    double work = macs_a_row(layer) * (double)ragged->rows;
+    if (wanted <= work / MACS_A_THREAD)
+        return wanted;
+    return work < 2.0 * MACS_A_THREAD ? 1 : (int)(work / MACS_A_THREAD);
+}
+
 /* Threads that the units of a direction are worth splitting over. */
 static int threads_by_units(const fl_recurrent *layer, const fl_ragged *ragged)
 {
@@ -38,9 +47,7 @@ static int threads_by_units(const fl_recurrent *layer, const fl_ragged *ragged)
 
 int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
 {
-    double work = macs_a_row(layer) * (double)ragged->rows;
-    if (wanted > work / MACS_A_THREAD)
-        wanted = work < 2.0 * MACS_A_THREAD ? 1 : (int)(work / MACS_A_THREAD);
+    wanted = threads_by_work(layer, ragged, wanted);
     if (layer->config.layer_norm) { /* its sums are over all units */
         int64_t most = layer->directions * (ragged->n / ROWS_A_THREAD);
         most = most > layer->directions ? most : layer->directions;
@@ -59,10 +66,7 @@ int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int
 static int wave_threads(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
 {
     int64_t levels = layer->config.num_layers;
-    double work = macs_a_row(layer) * (double)ragged->rows;
-    int threads = wanted < levels ? wanted : (int)levels;
-    if (threads > work / MACS_A_THREAD)
-        threads = (int)(work / MACS_A_THREAD);
+    int threads = threads_by_work(layer, ragged, wanted < levels ? wanted : (int)levels);
     if (threads < 2 || layer->directions > 1 || ragged->steps < 2 * (int64_t)FEWEST_STEPS ||
         ragged->n >= 2 * (int64_t)ROWS_A_THREAD)
         return 0;

@@ -149,9 +149,8 @@ static void FL_T(peephole_gradients)(const FL_T(fl_backward_run) * run, int inde
         for (int64_t step = 0; step < ragged->steps; step++) {
             fl_moment moment = fl_ragged_moment(ragged, step, index % layer->directions);
             for (int64_t s = 0; s < moment.rows; s += products.rows) {
-                int follows = !peephole->current && s < moment.with_previous,
-                    cut = follows && moment.with_previous < moment.rows;
-                products.rows = (cut ? moment.with_previous : moment.rows) - s;
+                int follows = !peephole->current && s < moment.with_previous;
+                products.rows = (follows ? moment.with_previous : moment.rows) - s;
                 products.a = (peephole->current ? after + (moment.row0 + s) * layer->state_row
                                                 : FL_T(states_before)(run, index, &moment, s)) +
                              peephole->state * layer->plane + unit;
