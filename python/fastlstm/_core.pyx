@@ -49,11 +49,14 @@ cdef class Buffer:
             PyBuffer_Release(&self.view)
 
 
+cdef Buffer NOTHING = Buffer.__new__(Buffer)
+
+
 cdef Buffer hold(object array, Py_ssize_t count, Py_ssize_t itemsize, bint writable, str name):
     """View of `array` (or None), which must have `count` elements of `itemsize` bytes (-1: any count)."""
-    cdef Buffer buffer = Buffer.__new__(Buffer)
     if array is None:
-        return buffer
+        return NOTHING
+    cdef Buffer buffer = Buffer.__new__(Buffer)
     PyObject_GetBuffer(array, &buffer.view, PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0))
     buffer.held = True
     if buffer.view.itemsize != itemsize:

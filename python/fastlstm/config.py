@@ -21,7 +21,8 @@ def set_num_threads(n: int | None) -> None:
 
     Automatic is FASTLSTM_NUM_THREADS if set, else OpenMP's maximum (which OMP_NUM_THREADS and threadpoolctl
     change) bounded by the affinity mask and the control group's CPU quota. Small work uses one thread whatever
-    is set here, and results never depend on it.
+    is set here; so does work of some milliseconds, and a step of a stream, when no call came within the last
+    millisecond, since it may take longer to wake the threads than to do without them. Results never depend on it.
 
     Raises
     ------

@@ -54,6 +54,7 @@ static void shape_begin(generator *from, shape *made)
     fl_ragged_fill(&made->ragged, &sequences);
     made->layer.directions = 1 + (int)random_below(from, 2);
     made->layer.n_parts = 1;
+    made->layer.lanes = 16;
     made->layer.part[0].blocks = 1 + random_below(from, MOST_BLOCKS);
     made->layer.gate_row = 64 * made->layer.part[0].blocks;
     made->layer.config.hidden_size = 16 * made->layer.part[0].blocks;
@@ -144,16 +145,17 @@ static void check_plans(shape *of)
         }
 }
 
-/* One sequence through two layers of 128 units: no step is worth splitting, the layers are. */
+/* One sequence through two layers of 64 units: no step is worth splitting, the layers are. */
 static void test_wave(void)
 {
     shape of = {.layer = {.directions = 1,
                           .n_parts = 1,
-                          .gate_row = 512,
-                          .part[0].blocks = 16,
-                          .config = {.num_layers = 2, .hidden_size = 128},
+                          .lanes = 16,
+                          .gate_row = 256,
+                          .part[0].blocks = 4,
+                          .config = {.num_layers = 2, .hidden_size = 64},
                           .n_packed = 2},
-                .packed = {{.input = 64}, {.input = 128}},
+                .packed = {{.input = 64}, {.input = 64}},
                 .ragged = {.n = 1, .steps = 100, .rows = 100}};
     of.layer.packed = of.packed;
     fl_forward_team team = fl_plan_forward(&of.layer, &of.ragged, 4);
@@ -170,11 +172,36 @@ static void test_wave(void)
     CHECK(!fl_plan_forward(&of.layer, &of.ragged, 4).waves);
 }
 
+/* The units of a step are split where its work pays for a barrier; a sleeping team is woken for
+ * much more than that. */
+static void test_few_rows(void)
+{
+    shape of = {.layer = {.directions = 1,
+                          .n_parts = 1,
+                          .lanes = 16,
+                          .gate_row = 512,
+                          .part[0].blocks = 8,
+                          .config = {.num_layers = 1, .hidden_size = 128},
+                          .n_packed = 1},
+                .packed = {{.input = 64}},
+                .ragged = {.n = 1, .steps = 100, .rows = 100}};
+    of.layer.packed = of.packed;
+    CHECK_EQUAL(fl_recurrent_threads(&of.layer, &of.ragged, 8), 2);
+    CHECK(!fl_worth_waking(&of.layer, &of.ragged, 2));
+    of.layer.gate_row = 256;
+    of.layer.config.hidden_size = 64;
+    CHECK_EQUAL(fl_recurrent_threads(&of.layer, &of.ragged, 8), 1);
+    of.ragged.n = of.ragged.steps = 1000;
+    of.ragged.rows = 1000000;
+    CHECK(fl_worth_waking(&of.layer, &of.ragged, 8));
+}
+
 int main(void)
 {
     generator from = {3};
     test_split();
     test_wave();
+    test_few_rows();
     for (int round = 0; round < 150; round++) {
         shape made;
         shape_begin(&from, &made);

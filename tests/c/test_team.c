@@ -98,7 +98,7 @@ static void test_barrier(void)
     for (int size = 1; size <= MOST_THREADS; size = size < 4 ? size + 1 : 2 * size) {
         meeting at = {.size = size};
         fl_barrier_init(&at.barrier);
-        fl_team_run(size, meet, &at);
+        fl_team_run(size, 1, meet, &at);
         check_context("%d threads", size);
         CHECK(at.seen >= 1 && at.seen <= size);
         CHECK_EQUAL(at.late, 0);
@@ -120,7 +120,7 @@ static void nested(void *argument, int thread, int n_threads)
 static void test_nested(void)
 {
     atomic_int wrong = 0;
-    fl_team_run(3, nested, &wrong);
+    fl_team_run(3, 1, nested, &wrong);
     CHECK_EQUAL(wrong, 0);
 }
 
@@ -134,8 +134,24 @@ static void count_member(void *argument, int thread, int n_threads)
 static int runs_alone(int n_threads)
 {
     atomic_int members = 0;
-    fl_team_run(n_threads, count_member, &members);
+    fl_team_run(n_threads, 1, count_member, &members);
     return members == 1;
+}
+
+/* A team that sleeps is left alone, one that still waits for work is used. */
+static void test_sleeping_team(void)
+{
+    enum { LONG_AFTER = 20000, TRIES = 10000 };
+    atomic_int members = 0;
+    CHECK(fl_has_openmp() ? !runs_alone(3) : runs_alone(3));
+    usleep(LONG_AFTER);
+    fl_team_run(3, 0, count_member, &members);
+    CHECK_EQUAL(members, 1);
+    for (int i = 0; i < TRIES && members < 2; i++) { /* this thread may be held up between two */
+        members = 0;
+        fl_team_run(3, 0, count_member, &members);
+    }
+    CHECK(fl_has_openmp() ? members > 1 : members == 1);
 }
 
 static test_layer wide_layer(void)
@@ -191,6 +207,7 @@ int main(void)
     test_size();
     test_barrier();
     test_nested();
+    test_sleeping_team();
     test_fork();
     return check_report();
 }

@@ -215,9 +215,10 @@ def as_tuple(state: Any) -> tuple[Array, ...]:
     return state if isinstance(state, tuple) else (state,)
 
 
-def solve(problem: Problem, dtype: str = "float64") -> dict[str, Array]:
+def solve(problem: Problem, dtype: str = "float64", n_threads: int = 0) -> dict[str, Array]:
     """Everything fastlstm computes for a problem: outputs, states and all gradients, by name."""
     layer = build_layer(problem.case, dtype, problem.parameters)
+    layer.n_threads = n_threads
     cast = np.dtype(dtype).type
     state = None if problem.state is None else tuple(cast(s) for s in problem.state)
     y, final, tape = layer.forward(cast(problem.x), state, problem.lengths)

@@ -242,7 +242,8 @@ class LSTM(Parameterized):
         Size of h (hidden_size, or proj_size), and features per step of the output: directions * (hidden_size, or
         proj_size + output_proj_size).
     n_threads : int
-        Threads a call may use; 0 (default) = the process default.
+        Threads a call may use, which it then wakes if they sleep; 0 (default) = the process default, see
+        :func:`fastlstm.set_num_threads`.
 
     Notes
     -----
@@ -357,6 +358,7 @@ class LSTM(Parameterized):
         )
         self.directions = 2 if self.bidirectional else 1
         self.recurrent_size = int(self._core.recurrent_size)
+        self._state_sizes = (self.recurrent_size, *[self.hidden_size] * (self._core.n_states - 1))
         self.output_size = int(self._core.output_size) * self.directions
         self.cells_per_block = as_size(cells_per_block, "cells_per_block")
         self._blocks = None if self.cells_per_block == 1 else self._memory_blocks()
@@ -836,8 +838,9 @@ class LSTM(Parameterized):
                 f"x has shape {x.shape}; expected at least one sequence and at least one time step"
             )
         allocate = np.empty if lengths is None else np.zeros  # what follows a sequence's end is zero
-        lengths, (starts, _) = as_lengths(lengths, n, steps), whole_sequences(n, steps)
         y = allocate((n, steps, self.output_size), self.dtype)
+        starts, all_steps = whole_sequences(n, steps)
+        lengths = all_steps if lengths is None else as_lengths(lengths, n, steps)
         state = self._check_state(state, n, "state")
         decay = self._check_delta_t(delta_t, n, steps, lengths)
         segments = None if resets is None else Segments(as_resets(resets, n, steps), lengths)
@@ -894,11 +897,12 @@ class LSTM(Parameterized):
 
     def empty_states(self, n: int) -> tuple[np.ndarray, ...]:
         """Uninitialised arrays for the states of `n` sequences, (num_layers * directions, n, size) each."""
-        rows, rest = self.num_layers * self.directions, self._core.n_states - 1
-        h = np.empty((rows, n, self.recurrent_size), self.dtype)
+        shape, dtype = (self.num_layers * self.directions, n, self.hidden_size), self.dtype
+        h = np.empty((shape[0], n, self.recurrent_size), dtype)
+        rest = len(self._state_sizes) - 1
         if rest == 1:
-            return h, np.empty((rows, n, self.hidden_size), self.dtype)
-        return (h, *[np.empty((rows, n, self.hidden_size), self.dtype) for _ in range(rest)])
+            return h, np.empty(shape, dtype)
+        return (h, *[np.empty(shape, dtype) for _ in range(rest)])
 
     def _check_state(self, state: Any, n: int, name: str) -> tuple[np.ndarray | None, ...] | None:
         if state is None:
@@ -913,9 +917,8 @@ class LSTM(Parameterized):
         if len(state) != len(names):
             raise ValueError(f"{name} has {len(state)} arrays; expected {len(names)}: {', '.join(names)}")
         checked: list[np.ndarray | None] = []
-        for label, value in zip(names, state, strict=True):
+        for label, value, size in zip(names, state, self._state_sizes, strict=True):
             if value is not None:
-                size = self.recurrent_size if label == "h" else self.hidden_size
                 shape = (self.num_layers * self.directions, n, size)
                 value = as_real_array(value, self.dtype, f"{name} {label}")
                 if value.shape != shape:

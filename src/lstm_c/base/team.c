@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -15,10 +16,14 @@
 #include "fastlstm.h"
 
 enum { SPINS_BEFORE_YIELD = 4000, MAX_THREADS = 1024 };
+enum {
+    AWAKE_NS = 1000000
+}; /* so long after a call, OpenMP's threads still wait for the next one */
 
 static atomic_int team_used;       /* a parallel region has run in this process */
 static atomic_int forked_after;    /* this process is a child of one where that was so */
 static atomic_int default_threads; /* fl_set_num_threads; 0 = automatic */
+static atomic_llong last_wish;     /* when a call that had use for a team ended, in ns */
 static pthread_once_t limits_once = PTHREAD_ONCE_INIT;
 static int environment_threads; /* FASTLSTM_NUM_THREADS, 0 if unset or unusable */
 static int machine_threads;     /* affinity mask and CPU quota */
@@ -171,18 +176,30 @@ static __attribute__((noinline)) void run_together(int n_threads, fl_team_functi
 }
 #endif
 
-void fl_team_run(int n_threads, fl_team_function function, void *argument)
+static long long now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (long long)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+void fl_team_run(int n_threads, int wakes, fl_team_function function, void *argument)
 {
 #ifdef _OPENMP
     if (n_threads > 1 && !atomic_load(&forked_after)) {
-        atomic_store(&team_used, 1);
-        fl_fpenv saved = fl_fpenv_current(); /* the runtime's own arithmetic raises flags */
-        run_together(n_threads, function, argument);
-        fl_fpenv_leave(saved);
+        if (wakes || now_ns() - atomic_load(&last_wish) < AWAKE_NS) {
+            atomic_store(&team_used, 1);
+            fl_fpenv saved = fl_fpenv_current(); /* the runtime's own arithmetic raises flags */
+            run_together(n_threads, function, argument);
+            fl_fpenv_leave(saved);
+        } else {
+            run_alone(function, argument, 0, 1);
+        }
+        atomic_store(&last_wish, now_ns());
         return;
     }
 #else
-    (void)n_threads;
+    (void)n_threads, (void)wakes;
 #endif
     run_alone(function, argument, 0, 1);
 }

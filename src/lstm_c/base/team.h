@@ -1,10 +1,14 @@
 /* A team of threads that runs one function per call, and the barrier its members meet at.
  *
  * One parallel region per call, never one per time step: a fork/join costs about a microsecond, a
- * step of a small network less. Inside, members meet at a sense-reversing barrier that spins for a
- * bounded time and then yields, so that a preempted member (containers with a CPU quota) costs a
- * time slice and not forever. Without OpenMP, and in a child forked from a process that had used
- * threads, every team has one member. */
+ * step of a small network less. That holds while the members wait for work; once they sleep, some
+ * milliseconds after the last call, the first call wakes them, and on a virtual machine may find
+ * them queued behind itself on one processor for milliseconds. So a team sleeps on unless calls
+ * come one after another or the work is worth it. Inside, members meet at a sense-reversing barrier
+ * that spins for a bounded time and then yields, so that a preempted member (containers with a CPU
+ * quota) costs a time slice and not forever; they never sleep there, since the system moves two
+ * that share a processor apart only while both want to run. Without OpenMP, and in a child forked
+ * from a process that had used threads, every team has one member. */
 #ifndef FL_BASE_TEAM_H
 #define FL_BASE_TEAM_H
 
@@ -14,10 +18,10 @@
 
 typedef void (*fl_team_function)(void *argument, int thread, int n_threads);
 
-/* Run `function` on up to `n_threads` threads (fewer if the runtime grants fewer); returns when all
- * have returned. Each thread runs with denormals flushed; the caller's floating-point state is
- * restored. */
-void fl_team_run(int n_threads, fl_team_function function, void *argument);
+/* Run `function` on up to `n_threads` threads: fewer if the runtime grants fewer, the caller's
+ * alone if the team sleeps and `wakes` is 0. Returns when all have returned. Each thread runs with
+ * denormals flushed; the caller's floating-point state is restored. */
+void fl_team_run(int n_threads, int wakes, fl_team_function function, void *argument);
 
 /* Threads a call uses: `requested` if positive, else the process default
  * (fl_set_num_threads, FASTLSTM_NUM_THREADS, then OpenMP's maximum bounded by affinity mask and CPU

@@ -29,17 +29,16 @@ FL_INLINE FL_T(fl_exponential_gates) FL_T(stabilise)(vec log_i, vec log_f, vec n
 FL_INLINE void FL_T(exponential_forward)(FL_T(fl_unit) * u, const int logistic_forget)
 {
     vec log_i = u->gate[0], log_f = logistic_forget ? v_log_sigmoid(u->gate[1]) : u->gate[1];
-    vec g = v_tanh(u->gate[2]), o = v_sigmoid(u->gate[3]);
+    v_squash(u->gate + 2, 2, 1);
+    vec g = u->gate[2];
     FL_T(fl_exponential_gates) e = FL_T(stabilise)(log_i, log_f, u->state[1], u->state[2]);
     vec c = v_fma(e.f, u->state[0], e.i * (g * u->mask));
     vec n = v_fma(e.f, u->state[1], e.i);
-    u->h = o * (c / n);
+    u->h = u->gate[3] * (c / n);
     u->state[0] = c;
     u->state[1] = n;
     u->state[2] = e.m;
     u->gate[1] = log_f;
-    u->gate[2] = g;
-    u->gate[3] = o;
 }
 
 FL_INLINE void FL_T(exponential_backward)(FL_T(fl_unit) * u, const int logistic_forget)

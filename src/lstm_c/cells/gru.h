@@ -16,15 +16,18 @@ static const fl_cell_facts FL_T(gru_facts) = {.name = "gru",
                                               .h_gate = {-1, 0, 1, 2},
                                               .reads_h = 1};
 
+#define FL_CELL_LATE 0
 FL_INLINE void FL_T(gru_forward)(FL_T(fl_unit) * u)
 {
-    vec r = v_sigmoid(u->gate[1]), z = v_sigmoid(u->gate[2]);
-    vec n = v_tanh(v_fma(r, u->gate[3], u->gate[0]));
-    vec drive = n * u->mask;
-    u->h = v_fma(z, u->h_prev - drive, drive);
+    v_squash(u->gate + 1, 2, 0);
+    u->gate[0] = v_fma(u->gate[1], u->gate[3], u->gate[0]);
+}
+
+FL_INLINE void FL_T(gru_output)(FL_T(fl_unit) * u)
+{
+    vec n = v_tanh(u->gate[0]), drive = n * u->mask;
+    u->h = v_fma(u->gate[2], u->h_prev - drive, drive);
     u->gate[0] = n;
-    u->gate[1] = r;
-    u->gate[2] = z;
 }
 
 FL_INLINE void FL_T(gru_backward)(FL_T(fl_unit) * u)

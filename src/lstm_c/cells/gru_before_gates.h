@@ -15,8 +15,7 @@ static const fl_cell_facts FL_T(gru_before_gates_facts) = {.name = "gru_before_g
 
 FL_INLINE void FL_T(gru_before_gates_forward)(FL_T(fl_unit) * u)
 {
-    u->gate[0] = v_sigmoid(u->gate[0]);
-    u->gate[1] = v_sigmoid(u->gate[1]);
+    v_squash(u->gate, 2, 0);
     u->h = u->gate[0] * u->h_prev;
     u->state[0] = u->gate[1];
     u->state[1] = u->h_prev;

@@ -19,22 +19,16 @@ typedef struct fl_lstm_variant {
     int recurs;        /* the gates are states 1 .. too, in the order i, f, o */
 } fl_lstm_variant;
 
-/* 1: the output gate sees the new c, so it is made with the output, when every row of a tile has
- * its c: the chains of the rows then fill each other's waits. */
-FL_INLINE int fl_output_gate_is_late(const fl_lstm_variant v)
+/* The slot of a gate that is made with the output, when every row of a tile has its c; -1: none. An
+ * output gate with a peephole sees the new c. Gates that recur have no peepholes. */
+FL_INLINE int fl_lstm_late_slot(const fl_lstm_variant v)
 {
-    return v.o >= 0 && v.peepholes && !v.recurs;
+    return v.peepholes ? v.o : -1;
 }
 #endif
 
-/* The squashing of g, or of c, and its derivative from its value. The functions of 1997 are
- * 2 tanh(z / 2), in [-2, 2], and tanh(c / 2). */
-FL_INLINE vec FL_T(squash_input)(vec z, const fl_lstm_variant v)
-{
-    if (v.linear_input)
-        return z;
-    return v.squash_1997 ? v_set1(2) * v_tanh(v_set1((real)0.5) * z) : v_tanh(z);
-}
+/* The squashing of g, or of c, by its derivative. The functions of 1997 are 2 tanh(z / 2), in
+ * [-2, 2], and tanh(c / 2). */
 FL_INLINE vec FL_T(input_slope)(vec g, const fl_lstm_variant v)
 {
     if (v.squash_1997)
@@ -53,46 +47,54 @@ FL_INLINE vec FL_T(output_slope)(vec squashed, const fl_lstm_variant v)
     return v.squash_1997 ? v_set1((real)0.5) * slope : slope;
 }
 
-FL_INLINE vec FL_T(output_gate_of)(const FL_T(fl_unit) * u, const fl_lstm_variant v)
+/* Accumulator of a gate, with its peephole. */
+FL_INLINE vec FL_T(lstm_gate)(const FL_T(fl_unit) * u, int slot, int peephole,
+                              const fl_lstm_variant v)
 {
-    return v_sigmoid(v.peepholes ? v_fma(u->peephole[2], u->state[0], u->gate[v.o]) : u->gate[v.o]);
+    return v.peepholes ? v_fma(u->peephole[peephole], u->state[0], u->gate[slot]) : u->gate[slot];
 }
 
 FL_INLINE void FL_T(lstm_family_forward)(FL_T(fl_unit) * u, const fl_lstm_variant v)
 {
-    const vec one = v_set1(1);
-    vec c = u->state[0], i = one, f = one, o = one;
+    const vec one = v_set1(1), half = v_set1((real)0.5);
+    const int has_o = v.o >= 0 && fl_lstm_late_slot(v) < 0;
+    const int at_f = v.i >= 0, at_g = at_f + (v.f >= 0), at_o = at_g + !v.linear_input;
+    vec z[FL_MAX_SLOTS], i = one, f = one, g = u->gate[v.g];
     if (v.i >= 0)
-        i = v_sigmoid(v.peepholes ? v_fma(u->peephole[0], c, u->gate[v.i]) : u->gate[v.i]);
+        z[0] = FL_T(lstm_gate)(u, v.i, 0, v);
     if (v.f >= 0)
-        f = v_sigmoid(v.peepholes ? v_fma(u->peephole[1], c, u->gate[v.f]) : u->gate[v.f]);
+        z[at_f] = FL_T(lstm_gate)(u, v.f, 1, v);
+    if (!v.linear_input)
+        z[at_g] = v.squash_1997 ? half * g : g;
+    if (has_o)
+        z[at_o] = u->gate[v.o];
+    v_squash(z, at_o + has_o, v.linear_input ? 0 : 1u << at_g);
+    if (v.i >= 0)
+        u->gate[v.i] = i = z[0];
+    if (v.f >= 0)
+        u->gate[v.f] = f = z[at_f];
+    if (!v.linear_input)
+        g = v.squash_1997 ? z[at_g] + z[at_g] : z[at_g];
+    u->gate[v.g] = g;
+    if (has_o)
+        u->gate[v.o] = z[at_o];
     if (v.tied)
         i = one - f;
-    vec g = FL_T(squash_input)(u->gate[v.g], v);
-    c = v_fma(f, c, i * (g * u->mask));
-    u->state[0] = c;
-    if (v.o >= 0 && !fl_output_gate_is_late(v))
-        o = FL_T(output_gate_of)(u, v);
+    u->state[0] = v_fma(f, u->state[0], i * (g * u->mask));
     int next = 1;
     if (v.recurs && v.i >= 0)
         u->state[next++] = i;
     if (v.recurs && v.f >= 0)
         u->state[next++] = f;
     if (v.recurs && v.o >= 0)
-        u->state[next++] = o;
-    if (v.i >= 0)
-        u->gate[v.i] = i;
-    if (v.f >= 0)
-        u->gate[v.f] = f;
-    u->gate[v.g] = g;
-    if (v.o >= 0 && !fl_output_gate_is_late(v))
-        u->gate[v.o] = o;
+        u->state[next++] = u->gate[v.o];
 }
 
 FL_INLINE void FL_T(lstm_family_output)(FL_T(fl_unit) * u, const fl_lstm_variant v)
 {
-    if (fl_output_gate_is_late(v))
-        u->gate[v.o] = FL_T(output_gate_of)(u, v);
+    const int late = fl_lstm_late_slot(v);
+    if (late >= 0)
+        u->gate[late] = v_sigmoid(FL_T(lstm_gate)(u, late, 2, v));
     vec squashed = FL_T(squash_output)(u->state[0], v);
     u->h = v.o >= 0 ? u->gate[v.o] * squashed : squashed;
 }

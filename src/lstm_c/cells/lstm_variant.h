@@ -6,6 +6,7 @@ FL_INLINE void FL_T(FL_PASTE2(FL_CELL, forward))(FL_T(fl_unit) * u)
 }
 
 #define FL_CELL_SQUASHES 1
+#define FL_CELL_LATE fl_lstm_late_slot(FL_T(FL_PASTE2(FL_CELL, variant)))
 FL_INLINE void FL_T(FL_PASTE2(FL_CELL, output))(FL_T(fl_unit) * u)
 {
     FL_T(lstm_family_output)(u, FL_T(FL_PASTE2(FL_CELL, variant)));

@@ -56,7 +56,8 @@ fl_status fl_isa_name(const char **name);
 fl_status fl_isa_available(int32_t index, const char **name, int32_t *available);
 int32_t fl_cpu_amx(void);
 /* 0 = automatic: FASTLSTM_NUM_THREADS, else OpenMP's maximum bounded by affinity mask and CPU
- * quota. */
+ * quota. A call uses fewer threads where its work is small, and one thread where it is small and
+ * the threads have slept since the last call: waking them may take milliseconds. */
 void fl_set_num_threads(int32_t n_threads);
 int32_t fl_get_num_threads(void);
 int32_t fl_has_openmp(void);
@@ -159,7 +160,7 @@ typedef struct fl_forward {
     int64_t first_step;    /* likewise: the step of the larger call that is the first of this one */
     int32_t expects;       /* with a tape: take the expectation of zoneout, as inference does */
     int32_t drops;         /* without a tape: drop as in training all the same */
-    int32_t n_threads;     /* 0 = process default */
+    int32_t n_threads;     /* 0 = process default; else threads that sleep are woken */
 } fl_forward;
 fl_status fl_recurrent_forward(const fl_recurrent *layer, const fl_forward *call);
 

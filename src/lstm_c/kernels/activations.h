@@ -6,14 +6,18 @@
  * halved
  *
  * q is even, so two terms (float32) are within 7e-9 and five (float64) within 3e-18 of it; the rest
- * of the exponential costs nothing, since both functions divide anyway. The four gates of a unit
- * run the same instruction stream, so their chains interleave; nothing cancels near zero, and small
- * sigmoids keep their relative accuracy. Error <= 3 ulp over the whole range (results below the
- * smallest normal number flush to zero); NaN gives NaN. n ln2 in two parts, the first with a short
- * mantissa so that n times it is exact without FMA too. Cost: 14 or 17 operations and the
- * division. */
+ * of the exponential costs nothing, since both functions divide anyway. Nothing cancels near zero,
+ * and small sigmoids keep their relative accuracy. Error <= 3 ulp over the whole range (results
+ * below the smallest normal number flush to zero); NaN gives NaN. n ln2 in two parts, the first
+ * with a short mantissa so that n times it is exact without FMA too. Cost: 13 or 15 operations and
+ * the division.
+ *
+ * One activation is a chain of some 60 cycles, of which an out-of-order window holds three or four.
+ * v_squash takes several vectors through one stage of it before the next one, so that the window
+ * holds a piece of every chain and not the whole of a few. */
 
 #define v_expm1 FL_T(v_expm1)
+#define v_squash FL_T(v_squash)
 #define v_sigmoid FL_T(v_sigmoid)
 #define v_tanh FL_T(v_tanh)
 #define v_exp_negative FL_T(v_exp_negative)
@@ -27,7 +31,7 @@
 #undef FL_SIGMOID_LIMIT
 #undef FL_TANH_LIMIT
 #if FL_DOUBLE
-#define FL_ROUND_MAGIC 6755399441055744.0 /* 1.5 * 2^52: adding it rounds to an integer */
+#define FL_ROUND_MAGIC 6755399441056767.0 /* 1.5 * 2^52 and the bias */
 #define FL_MANTISSA_BITS 52
 #define FL_EXPONENT_BIAS 1023
 #define FL_LN2_HIGH 0x1.62e42fee00000p-1
@@ -35,7 +39,7 @@
 #define FL_SIGMOID_LIMIT 709.0
 #define FL_TANH_LIMIT 20.0
 #else
-#define FL_ROUND_MAGIC 12582912.0f /* 1.5 * 2^23 */
+#define FL_ROUND_MAGIC 12583039.0f /* 1.5 * 2^23 and the bias */
 #define FL_MANTISSA_BITS 23
 #define FL_EXPONENT_BIAS 127
 #define FL_LN2_HIGH 0.693359375f
@@ -64,11 +68,11 @@ FL_INLINE vec FL_T(v_expm1_tail)(vec r)
     return p;
 }
 
-/* 2^n from n + the rounding constant. */
+/* 2^n from n + the rounding constant: adding that one rounds to an integer, and the bias in it
+ * makes the lowest bits of the sum those of an exponent. */
 FL_INLINE vec FL_T(v_power_of_two)(vec shifted)
 {
-    return (vec)(((ivec)shifted << FL_MANTISSA_BITS) +
-                 ((ivec){0} + ((FL_T(lane))FL_EXPONENT_BIAS << FL_MANTISSA_BITS)));
+    return (vec)((ivec)shifted << FL_MANTISSA_BITS);
 }
 
 /* exp(z) = scale (1 + tail) for z in the range where scale = 2^round(z / ln2) is a normal number.
@@ -102,8 +106,42 @@ FL_INLINE vec FL_T(v_clamp)(vec x, real limit)
     return v_min(v_set1(limit), v_max(v_set1(-limit), x));
 }
 
-/* P(u^2) of q = 2 + u^2 P, where q is as said above; halved: of 2u, and halved. */
-FL_INLINE vec FL_T(v_even_part)(vec square, const int halved)
+#ifndef FL_SQUASH_LIMIT
+#define FL_SQUASH_LIMIT
+enum { FL_MOST_SQUASHED = 4 };
+#endif
+
+/* One activation on its way. */
+typedef struct FL_T(fl_squash) {
+    vec x; /* the argument, then u, then the result; tanh: u / 2 */
+    vec scale, square, q;
+} FL_T(fl_squash);
+
+/* scale = n + the rounding constant. */
+FL_INLINE void FL_T(squash_round)(FL_T(fl_squash) * s, const int is_tanh)
+{
+    s->x = FL_T(v_clamp)(s->x, is_tanh ? (real)FL_TANH_LIMIT : (real)FL_SIGMOID_LIMIT);
+    s->scale = v_fma(s->x, v_set1((real)((1 + is_tanh) * -1.4426950408889634)),
+                     v_set1((real)FL_ROUND_MAGIC));
+}
+
+/* x = u, scale = 2^n. Where n is small and v_fma rounds once, n ln2 needs no parts. */
+FL_INLINE void FL_T(squash_reduce)(FL_T(fl_squash) * s, const int is_tanh)
+{
+    vec n = s->scale - v_set1((real)FL_ROUND_MAGIC);
+    s->scale = FL_T(v_power_of_two)(s->scale);
+#ifndef FL_ISA_PORTABLE
+    if (is_tanh) {
+        s->x = v_fma(n, v_set1((real)(0.69314718055994531 / 2)), s->x);
+        return;
+    }
+#endif
+    s->x = v_fma(n, v_set1((real)FL_LN2_HIGH / (1 + is_tanh)), s->x);
+    s->x = v_fma(n, v_set1((real)FL_LN2_LOW / (1 + is_tanh)), s->x);
+}
+
+/* q = P(u^2) of q = 2 + u^2 P, where q is as said above; tanh: of 2u, and halved. */
+FL_INLINE void FL_T(squash_even_part)(FL_T(fl_squash) * s, const int is_tanh)
 {
 #if FL_DOUBLE
     static const real coefficient[] = {4.1437662800614485e-8, -1.6534060033826214e-6,
@@ -113,48 +151,74 @@ FL_INLINE vec FL_T(v_even_part)(vec square, const int halved)
     static const real coefficient[] = {-2.76985302e-3f, 1.66666548e-1f};
 #endif
     enum { TERMS = sizeof coefficient / sizeof coefficient[0] };
-    vec p = v_zero();
+    s->square = s->x * s->x;
     FL_UNROLL
     for (int i = 0; i < TERMS; i++) {
         real power = coefficient[i];
-        for (int k = i; halved && k < TERMS; k++)
+        for (int k = i; is_tanh && k < TERMS; k++)
             power *= 4;
-        vec term = v_set1(halved ? power / 2 : power);
-        p = i ? v_fma(p, square, term) : term;
+        vec term = v_set1(is_tanh ? power / 2 : power);
+        s->q = i ? v_fma(s->q, s->square, term) : term;
     }
-    return p;
 }
 
-/* scale = 2^n and u as said above, of z = factor * x; u is divided by factor. */
-FL_INLINE vec FL_T(v_split_exponent)(vec x, const int factor, vec *scale)
+/* The result is x / q. */
+FL_INLINE void FL_T(squash_fraction)(FL_T(fl_squash) * s, const int is_tanh)
 {
-    const vec magic = v_set1((real)FL_ROUND_MAGIC);
-    vec shifted = v_fma(x, v_set1((real)(factor * -1.4426950408889634)), magic);
-    vec n = shifted - magic;
-    *scale = FL_T(v_power_of_two)(shifted);
-    return v_fma(n, v_set1((real)FL_LN2_LOW / factor),
-                 v_fma(n, v_set1((real)FL_LN2_HIGH / factor), x));
+    vec u = s->x;
+    if (!is_tanh) {
+        vec q = v_fma(s->q, s->square, v_set1(2));
+        s->x = q + u;
+        s->q = v_fma(s->scale, q - u, s->x);
+        return;
+    }
+    vec less = v_set1(1) - s->scale, more = v_set1(1) + s->scale;
+#ifdef FL_ISA_PORTABLE /* two roundings a v_fma: what is small is summed first */
+    vec rest = s->q * s->square;
+    s->x = less + v_fma(less, rest, more * u);
+    s->q = more + v_fma(more, rest, less * u);
+#else
+    vec q = v_fma(s->q, s->square, v_set1(1));
+    s->x = v_fma(less, q, more * u);
+    s->q = v_fma(more, q, less * u);
+#endif
+}
+
+/* x[i] = tanh(x[i]) where bit i of `tanhs` is set, else sigmoid(x[i]), for i < n; both are
+ * constants. */
+FL_INLINE void v_squash(vec *x, const int n, const unsigned tanhs)
+{
+    FL_T(fl_squash) s[FL_MOST_SQUASHED];
+    FL_UNROLL
+    for (int i = 0; i < n; i++) {
+        s[i].x = x[i];
+        FL_T(squash_round)(&s[i], tanhs >> i & 1);
+    }
+    FL_UNROLL
+    for (int i = 0; i < n; i++)
+        FL_T(squash_reduce)(&s[i], tanhs >> i & 1);
+    FL_UNROLL
+    for (int i = 0; i < n; i++)
+        FL_T(squash_even_part)(&s[i], tanhs >> i & 1);
+    FL_UNROLL
+    for (int i = 0; i < n; i++)
+        FL_T(squash_fraction)(&s[i], tanhs >> i & 1);
+    FL_UNROLL
+    for (int i = 0; i < n; i++) {
+        x[i] = s[i].x / s[i].q;
+    }
 }
 
 FL_INLINE vec v_sigmoid(vec x)
 {
-    vec scale, u = FL_T(v_split_exponent)(FL_T(v_clamp)(x, (real)FL_SIGMOID_LIMIT), 1, &scale);
-    vec square = u * u, q = v_fma(FL_T(v_even_part)(square, 0), square, v_set1(2)), sum = q + u;
-    return sum / v_fma(scale, q - u, sum);
+    v_squash(&x, 1, 0);
+    return x;
 }
 
 FL_INLINE vec v_tanh(vec x)
 {
-    vec scale, u = FL_T(v_split_exponent)(FL_T(v_clamp)(x, (real)FL_TANH_LIMIT), 2, &scale);
-    vec square = u * u, p = FL_T(v_even_part)(square, 1), less = v_set1(1) - scale,
-        more = v_set1(1) + scale;
-#ifdef FL_ISA_PORTABLE /* two roundings a v_fma: what is small is summed first */
-    vec rest = p * square;
-    return (less + v_fma(less, rest, more * u)) / (more + v_fma(more, rest, less * u));
-#else
-    vec q = v_fma(p, square, v_set1(1));
-    return v_fma(less, q, more * u) / v_fma(more, q, less * u);
-#endif
+    v_squash(&x, 1, 1);
+    return x;
 }
 
 /* log(1 + t) for t in [0, 1]: 2 atanh(s) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...) at s = t / (2 + t) <=

@@ -48,7 +48,7 @@ FL_INLINE void CELL_(forward_unit)(const FL_T(fl_step) * s, const vec *acc, int6
     FL_UNROLL
     for (int i = 0; i < states; i++)
         v_store(s->state + row * s->state_row + i * s->state_plane + unit, u->state[i]);
-#ifndef FL_CELL_SQUASHES
+#ifndef FL_CELL_LATE
     FL_T(store_column)(s->h + row * s->h_row, u->h, unit, s->units);
 #endif
     if (s->saved) {
@@ -59,25 +59,23 @@ FL_INLINE void CELL_(forward_unit)(const FL_T(fl_step) * s, const vec *acc, int6
     }
 }
 
-#ifdef FL_CELL_SQUASHES
+#ifdef FL_CELL_LATE
 FL_INLINE void CELL_(output_unit)(const FL_T(fl_step) * s, FL_T(fl_unit) * u, int64_t row,
                                   int64_t panel)
 {
+    const int late = FL_CELL_LATE;
     CELL_(output)(u);
     FL_T(store_column)(s->h + row * s->h_row, u->h, panel * FL_LANES, s->units);
-    FL_UNROLL
-    for (int i = 0; i < CELL_(facts).n_peepholes; i++) {
-        int slot = CELL_(facts).peephole[i].slot;
-        if (CELL_(facts).peephole[i].current && s->saved) /* a gate made with the output */
-            v_store(s->saved + row * s->saved_row + (panel * CELL_(facts).slots + slot) * FL_LANES,
-                    u->gate[slot]);
-    }
+    if (late >= 0 && s->saved)
+        v_store(s->saved + row * s->saved_row + (panel * CELL_(facts).slots + late) * FL_LANES,
+                u->gate[late]);
 }
 #endif
 
-/* The cell on all rows and panels of a tile. The states of all rows come first and their outputs
- * last: h = o * tanh(c) is one long chain, and the chains of several rows fill each other's waits.
- */
+/* The cell on all rows and panels of a tile. A cell whose h waits for a long chain defines
+ * FL_CELL_LATE and a second body, <cell>_output, which makes h, and the gate of slot FL_CELL_LATE
+ * if that is not -1, when all rows have been through the first: the chains of several rows fill
+ * each other's waits. */
 FL_INLINE void CELL_(forward_units)(const FL_T(fl_step) * s, const int nv, const int mr,
                                     const int nb, int64_t row, int64_t block,
                                     vec acc[][FL_BLOCK_VECTORS * 2])
@@ -92,7 +90,7 @@ FL_INLINE void CELL_(forward_units)(const FL_T(fl_step) * s, const int nv, const
             if (panels == 1 || (panel + k % nb) * FL_LANES < s->units)
                 CELL_(forward_unit)(s, acc[k / nb] + (p + k % nb) * slots, row + k / nb,
                                     panel + k % nb, &u[k]);
-#ifdef FL_CELL_SQUASHES /* has three or four slots, so one panel a block */
+#ifdef FL_CELL_LATE /* has three or four slots, so one panel a block */
         FL_CELL_UNROLL
         for (int k = 0; k < mr * nb; k++)
             CELL_(output_unit)(s, &u[k], row + k / nb, panel + k % nb);
@@ -225,6 +223,7 @@ static const FL_T(fl_normed_cell) CELL_(normed) =
 
 #undef FL_CELL
 #undef FL_CELL_SQUASHES
+#undef FL_CELL_LATE
 #undef FL_CELL_FUSED
 #undef FL_CELL_TILE
 #undef FL_CELL_UNROLL

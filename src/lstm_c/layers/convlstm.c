@@ -319,7 +319,7 @@ fl_status fl_conv_lstm_forward(const fl_conv_lstm *layer, const fl_conv_forward 
     if (run.training)
         run.frames = call->tape->frames;
     pack(&run, call->parameters);
-    fl_team_run(n_threads,
+    fl_team_run(n_threads, 1,
                 layer->dtype == FL_FLOAT64 ? conv_forward_thread_f64 : conv_forward_thread_f32,
                 &run);
     if (run.training)
@@ -382,7 +382,7 @@ static void go_back(conv_run *run, int n_threads)
     int is_double = run->plan.layer.dtype == FL_FLOAT64;
     pack(run, run->backward->parameters);
     pack_transposed(run, run->backward->parameters);
-    fl_team_run(n_threads, is_double ? conv_backward_thread_f64 : conv_backward_thread_f32, run);
+    fl_team_run(n_threads, 1, is_double ? conv_backward_thread_f64 : conv_backward_thread_f32, run);
     fl_fpenv saved = fl_fpenv_enter();
     if (is_double)
         store_gradients_f64(run, run->backward->gradients);

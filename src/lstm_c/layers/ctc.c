@@ -103,7 +103,7 @@ fl_status fl_ctc_loss(const fl_ctc *call)
     if (status != FL_OK)
         return status;
     run.scratch = arena.memory;
-    fl_team_run(n_threads, is_double ? ctc_worker_f64 : ctc_worker_f32, &run);
+    fl_team_run(n_threads, 1, is_double ? ctc_worker_f64 : ctc_worker_f32, &run);
     fl_arena_release(&arena);
     return FL_OK;
 }

@@ -244,6 +244,8 @@ typedef struct fl_share {
 
 /* Threads worth using for a call on this batch, at most `wanted`. */
 int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int wanted);
+/* Whether a call on this batch should wake a team of so many that sleeps; see fl_team_run. */
+int fl_worth_waking(const fl_recurrent *layer, const fl_ragged *ragged, int n_threads);
 /* Who runs a forward pass: the layers one after another, or, with `waves`, at the same time, each
  * some steps behind the one below it. */
 typedef struct fl_forward_team {

@@ -120,118 +120,167 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
     FL_T(project_rows)(run, index, p, share, &gemm);
 }
 
-/* One step of part `p` of the share: rows with a predecessor, then rows that start here. Where the
+/* A part of a layer and direction on a share of its rows and units: what no step changes. */
+typedef struct FL_T(fl_part_steps) {
+    const FL_T(fl_forward_run) * run;
+    const fl_part *part;
+    const fl_packed *packed;
+    const fl_tape_direction *direction;
+    const fl_share *share;
+    int index;
+    fl_weight_format format;
+    const real *x;
+    real *y; /* first column of the direction */
+    int64_t y_row;
+    FL_T(fl_step) kernel; /* each step sets its rows */
+} FL_T(fl_part_steps);
+
+static FL_T(fl_part_steps)
+    FL_T(part_steps)(const FL_T(fl_forward_run) * run, int index, int p, const fl_share *share)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_packed *packed = &layer->packed[index];
+    const fl_tape_layer *level = &run->tape->layers[index / layer->directions];
+    const fl_tape_direction *direction = &run->tape->directions[index];
+    FL_T(fl_part_steps)
+    steps = {.run = run,
+             .part = &layer->part[p],
+             .packed = packed,
+             .direction = direction,
+             .share = share,
+             .index = index,
+             .format = fl_call_format(layer, run->tape->ragged.n),
+             .x = layer->part[p].sees_x ? level->x : NULL,
+             .y = (real *)level->y + index % layer->directions * layer->output,
+             .y_row = layer->output * layer->directions};
+    steps.kernel = (FL_T(fl_step)){.units = layer->config.hidden_size,
+                                   .x_row = packed->input,
+                                   .x_depth = packed->input,
+                                   .weight_x = packed->part[p].weight_x,
+                                   .weight_h = packed->part[p].weight_h,
+                                   .peephole = packed->part[p].peephole,
+                                   .h_depth = layer->recurrent,
+                                   .mask_row = layer->plane,
+                                   .state_prev_row = layer->state_row,
+                                   .state_row = layer->state_row,
+                                   .state_plane = layer->plane,
+                                   .h_row = fl_projects(layer) ? layer->wide : steps.y_row,
+                                   .decay_row = 1,
+                                   .saved_row = layer->gate_row};
+    FL_T(share_blocks)(steps.part, share, &steps.kernel.block_first, &steps.kernel.block_end);
+    return steps;
+}
+
+/* Where the kernel finds the rows [row, row + s->rows) of a step and what they come from, for a
+ * layer that is one part. */
+static void FL_T(place_rows)(const FL_T(fl_part_steps) * steps, int64_t step,
+                             const fl_moment *moment, int64_t row, const real *projected,
+                             FL_T(fl_step) * s)
+{
+    const fl_recurrent *layer = steps->run->layer;
+    const fl_tape *tape = steps->run->tape;
+    const fl_tape_direction *direction = steps->direction;
+    int64_t continues = row < moment->with_previous, now = moment->row0 + row,
+            before = moment->previous0 + row, kept = tape->training ? now : row;
+    s->descending = step & 1;
+    s->init = steps->packed->part[steps->part - layer->part].bias;
+    s->init_row = 0;
+    s->x = NULL;
+    if (projected) {
+        s->init =
+            projected + (row - steps->share->row_first) * layer->gate_row + steps->part->gate_first;
+        s->init_row = layer->gate_row;
+    } else if (steps->x) {
+        s->x = steps->x + now * steps->packed->input;
+    }
+    s->h_prev = continues ? steps->y + before * steps->y_row
+                          : (const real *)direction->h0 + row * layer->recurrent;
+    s->h_prev_row = continues ? steps->y_row : layer->recurrent;
+    s->h = fl_projects(layer) ? (real *)direction->unprojected + kept * layer->wide
+                              : steps->y + now * steps->y_row;
+    s->decay = tape->decay ? (const real *)tape->decay + now : NULL;
+    s->mask = direction->mask ? (const real *)direction->mask + row * layer->plane : NULL;
+    if (tape->training) {
+        s->state = (real *)direction->state + now * layer->state_row;
+        s->saved = (real *)direction->gates + now * layer->gate_row + steps->part->gate_first;
+    } else {
+        s->state = (real *)direction->state0[(step + 1) & 1] + row * layer->state_row;
+        s->saved = NULL;
+    }
+    s->state_prev = tape->training && continues
+                        ? (const real *)direction->state + before * layer->state_row
+                        : (const real *)direction->state0[step & 1] + row * layer->state_row;
+}
+
+/* What the cell makes of the rows of the kernel's argument, `kept` being the first of them where a
+ * call keeps rows. */
+static void FL_T(run_cell)(const FL_T(fl_part_steps) * steps, int64_t kept, FL_T(fl_step) * s)
+{
+    const fl_recurrent *layer = steps->run->layer;
+    if (layer->config.layer_norm) {
+        FL_T(fl_normed_rows) to = FL_T(normed_rows)(layer, &steps->direction->normed, kept);
+        FL_T(normalized_step)(layer, steps->packed, (int)(steps->part - layer->part), &to, s);
+    } else {
+        steps->run->kernels->cells[steps->part->cell_index].forward(s);
+    }
+}
+
+/* One step of a part of the share: rows with a predecessor, then rows that start here. Where the
  * product is a pass of its own, so few at a time that what it wrote is still near. */
-static void FL_T(forward_step)(const FL_T(fl_forward_run) * run, int index, int p, int64_t step,
-                               const fl_moment *moment, const fl_share *share,
+static void FL_T(forward_step)(FL_T(fl_part_steps) * steps, int64_t step, const fl_moment *moment,
                                const real *projected)
 {
     enum { CACHED_ROWS = 32 };
-    const fl_recurrent *layer = run->layer;
-    const fl_part *part = &layer->part[p];
-    const fl_cell_facts *cell = &part->cell;
-    const fl_tape *tape = run->tape;
-    const fl_packed *packed = &layer->packed[index];
-    const fl_tape_direction *direction = &tape->directions[index];
-    const fl_tape_layer *level = &tape->layers[index / layer->directions];
-    int reverse = index % layer->directions, by_itself = layer->n_parts == 1;
-    int64_t hidden = layer->config.hidden_size, y_row = layer->output * layer->directions,
-            state_row = layer->state_row, block_first, block_end;
-    FL_T(share_blocks)(part, share, &block_first, &block_end);
-    fl_weight_format format = fl_call_format(layer, tape->ragged.n);
+    const fl_recurrent *layer = steps->run->layer;
+    const fl_share *share = steps->share;
+    const fl_tape *tape = steps->run->tape;
+    const fl_tape_direction *direction = steps->direction;
+    const fl_cell_facts *cell = &steps->part->cell;
+    int p = (int)(steps->part - layer->part);
+    FL_T(fl_step) *s = &steps->kernel;
     real *gates = (real *)(uintptr_t)projected; /* rows of all parts */
-    projected = part->sees_x || layer->config.layer_norm ? projected : NULL;
+    projected = steps->part->sees_x || layer->config.layer_norm ? projected : NULL;
     int64_t row_end = share->row_end < moment->rows ? share->row_end : moment->rows;
-    real *y = (real *)level->y + reverse * layer->output;
-    FL_T(fl_step)
-    s = {.units = hidden,
-         .block_first = block_first,
-         .block_end = block_end,
-         .descending = step & 1,
-         .x_row = packed->input,
-         .x_depth = packed->input,
-         .weight_x = packed->part[p].weight_x,
-         .weight_h = packed->part[p].weight_h,
-         .peephole = packed->part[p].peephole,
-         .h_depth = layer->recurrent,
-         .state_prev_row = state_row,
-         .state_row = state_row,
-         .state_plane = layer->plane,
-         .h_row = fl_projects(layer) ? layer->wide : y_row,
-         .decay_row = 1,
-         .saved_row = layer->gate_row};
-    for (int64_t row = share->row_first; row < row_end; row += s.rows) {
-        int continues = row < moment->with_previous;
-        int64_t stop =
-            continues && moment->with_previous < row_end ? moment->with_previous : row_end;
-        if (format == FL_WEIGHTS_TILES && stop > row + CACHED_ROWS)
+    for (int64_t row = share->row_first; row < row_end; row += s->rows) {
+        int64_t stop = row < moment->with_previous && moment->with_previous < row_end
+                           ? moment->with_previous
+                           : row_end;
+        if (steps->format == FL_WEIGHTS_TILES && stop > row + CACHED_ROWS)
             stop = row + CACHED_ROWS;
-        s.rows = stop - row;
-        s.init = projected
-                     ? projected + (row - share->row_first) * layer->gate_row + part->gate_first
-                     : packed->part[p].bias;
-        s.init_row = projected ? layer->gate_row : 0;
-        s.x = projected || !part->sees_x
-                  ? NULL
-                  : (const real *)level->x + (moment->row0 + row) * packed->input;
-        s.h_prev = continues ? y + (moment->previous0 + row) * y_row
-                             : (const real *)direction->h0 + row * layer->recurrent;
-        s.h_prev_row = continues ? y_row : layer->recurrent;
-        s.h = fl_projects(layer) ? (real *)direction->unprojected +
-                                       (tape->training ? moment->row0 + row : row) * layer->wide
-                                 : y + (moment->row0 + row) * y_row;
-        s.decay = tape->decay ? (const real *)tape->decay + moment->row0 + row : NULL;
-        s.mask = direction->mask ? (const real *)direction->mask + row * layer->plane : NULL;
-        s.mask_row = layer->plane;
-        s.state_prev = (real *)direction->state0[step & 1] + row * state_row;
-        s.state = (real *)direction->state0[(step + 1) & 1] + row * state_row;
-        if (tape->training) {
-            if (continues)
-                s.state_prev =
-                    (const real *)direction->state + (moment->previous0 + row) * state_row;
-            s.state = (real *)direction->state + (moment->row0 + row) * state_row;
-            s.saved = (real *)direction->gates + (moment->row0 + row) * layer->gate_row +
-                      part->gate_first;
-        }
-        const real *h_before = s.h_prev, *state_before = s.state_prev;
-        int64_t h_before_row = s.h_prev_row;
-        real *state = s.state;
+        s->rows = stop - row;
+        FL_T(place_rows)(steps, step, moment, row, projected, s);
+        const real *h_before = s->h_prev, *state_before = s->state_prev;
+        int64_t h_before_row = s->h_prev_row, kept = tape->training ? moment->row0 + row : row;
+        real *state = s->state;
         if (cell->state_recurs) {
-            s.h_prev = s.state_prev;
-            s.h_prev_row = state_row;
+            s->h_prev = s->state_prev;
+            s->h_prev_row = layer->state_row;
         }
         if (cell->gate_states) {
-            s.x = s.state_prev + layer->plane;
-            s.x_row = state_row;
-            s.x_depth = cell->gate_states * layer->plane;
-            s.weight_x = packed->part[p].weight_g;
+            s->x = s->state_prev + layer->plane;
+            s->x_row = layer->state_row;
+            s->x_depth = cell->gate_states * layer->plane;
+            s->weight_x = steps->packed->part[p].weight_g;
         }
-        if (!by_itself) {
-            int64_t at = tape->training ? moment->row0 + row : row;
-            FL_T(fl_pass_made)(layer, cell, (real *)direction->made_h + at * layer->plane,
-                               (real *)direction->made_state + at * layer->made_row, &s);
-        }
-        if (format != FL_WEIGHTS_PLAIN)
-            FL_T(multiply_recurrence)(layer, packed, p, format, &tape->prepared[share->thread],
-                                      gates + (row - share->row_first) * layer->gate_row, &s);
-        if (layer->config.layer_norm) {
-            FL_T(fl_normed_rows)
-            to = FL_T(normed_rows)(layer, &direction->normed,
-                                   tape->training ? moment->row0 + row : row);
-            FL_T(normalized_step)(layer, packed, p, &to, &s);
-        } else {
-            run->kernels->cells[part->cell_index].forward(&s);
-        }
+        if (layer->n_parts > 1)
+            FL_T(fl_pass_made)(layer, cell, (real *)direction->made_h + kept * layer->plane,
+                               (real *)direction->made_state + kept * layer->made_row, s);
+        if (steps->format != FL_WEIGHTS_PLAIN)
+            FL_T(multiply_recurrence)(layer, steps->packed, p, steps->format,
+                                      &tape->prepared[share->thread],
+                                      gates + (row - share->row_first) * layer->gate_row, s);
+        FL_T(run_cell)(steps, kept, s);
         if (layer->zones && !cell->is_prelude) {
-            FL_T(fl_zone) zone = FL_T(zone_of)(layer, &s);
+            FL_T(fl_zone) zone = FL_T(zone_of)(layer, s);
             int64_t at = moment->row0 + row;
             zone.h_prev = h_before;
             zone.h_prev_row = h_before_row;
             zone.state_prev = state_before;
             zone.state = state;
             zone.flags = direction->zoned ? direction->zoned + at * zone.flags_row : NULL;
-            zone.unzoned = direction->unzoned ? (real *)direction->unzoned + at * state_row : NULL;
-            run->kernels->zone(&zone);
+            zone.unzoned =
+                direction->unzoned ? (real *)direction->unzoned + at * layer->state_row : NULL;
+            steps->run->kernels->zone(&zone);
         }
     }
 }
@@ -306,6 +355,9 @@ static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int t
     int64_t rows = share->row_end - share->row_first;
     int64_t chunk = hoist && rows > 0 ? run->chunk_rows / rows : ragged->steps;
     chunk = chunk < 1 ? 1 : chunk;
+    FL_T(fl_part_steps) part[FL_MAX_PARTS];
+    for (int p = 0; p < layer->n_parts; p++)
+        part[p] = FL_T(part_steps)(run, index, p, share);
     for (int64_t first = begin; first < stop; first += chunk) {
         int64_t end = first + chunk < stop ? first + chunk : stop, used = 0;
         for (int p = 0; hoist && p < layer->n_parts; p++)
@@ -321,7 +373,7 @@ static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int t
                 used += row_end > share->row_first ? row_end - share->row_first : 0;
             }
             for (int p = 0; p < layer->n_parts; p++) {
-                FL_T(forward_step)(run, index, p, step, &moment, share, projected);
+                FL_T(forward_step)(&part[p], step, &moment, projected);
                 if (share->splits_units)
                     fl_barrier_wait(&run->group[share->group], share->group_size);
             }
@@ -562,7 +614,8 @@ fl_status FL_T(fl_recurrent_forward)(const fl_recurrent *layer, const fl_forward
     fl_barrier_init(&run.group[0]);
     fl_barrier_init(&run.group[1]);
     FL_T(forward_begin)(&run);
-    fl_team_run(run.team.n_threads, FL_T(forward_thread), &run);
+    int wakes = call->n_threads > 0 || fl_worth_waking(layer, &tape->ragged, run.team.n_threads);
+    fl_team_run(run.team.n_threads, wakes, FL_T(forward_thread), &run);
     return FL_OK;
 }
 

@@ -2,12 +2,12 @@
  * of shapes, so that every member of a team finds its share without talking to the others. */
 #include "layers/recurrent.h"
 
+/* Work is counted in multiply-adds of whole vectors, which take about as long on every machine. */
 enum {
-    ROWS_A_THREAD = 4,         /* fewer: split units, all threads on all rows, a barrier a step */
-    MACS_A_STEP_SHARE = 60000, /* a barrier (about 0.2 us) is worth it above this many multiply-adds
-                                  a thread and step */
-    MACS_A_THREAD =
-        3000000, /* below, a fork/join and the wait for a busy processor cost more than they gain */
+    ROWS_A_THREAD = 4, /* fewer: split units, all threads on all rows, a barrier a step */
+    STEP_SHARE = 2000, /* a barrier (0.1 to 0.2 us) is worth it above so much a thread and step */
+    THREAD_SHARE = 100000,  /* below, a fork/join costs more than it gains */
+    WAKING_SHARE = 4000000, /* worth waking a team that sleeps */
     MOST_CHUNKS = 32,
     FEWEST_STEPS = 8 /* of a wave: most rounds have work for every thread, and a
                         chunk is a product worth the name */
@@ -19,29 +19,34 @@ void fl_split(int64_t count, int index, int parts, int64_t *first, int64_t *end)
     *end = count * (index + 1) / parts;
 }
 
-static double macs_a_row(const fl_recurrent *layer)
+static double work_of_row(const fl_recurrent *layer)
 {
     double total = 0;
     for (int i = 0; i < layer->n_packed; i++)
-        total +=
-            (double)layer->gate_row * (double)(layer->packed[i].input + layer->config.hidden_size);
-    return total;
+        total += (double)(layer->packed[i].input + layer->config.hidden_size);
+    return total * (double)layer->gate_row / (double)layer->lanes;
 }
 
 /* `wanted`, or as many threads as have work enough. */
 static int threads_by_work(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
 {
-    double work = macs_a_row(layer) * (double)ragged->rows;
-    if (wanted <= work / MACS_A_THREAD)
+    double work = work_of_row(layer) * (double)ragged->rows;
+    if (wanted <= work / THREAD_SHARE)
         return wanted;
-    return work < 2.0 * MACS_A_THREAD ? 1 : (int)(work / MACS_A_THREAD);
+    return work < 2.0 * THREAD_SHARE ? 1 : (int)(work / THREAD_SHARE);
+}
+
+int fl_worth_waking(const fl_recurrent *layer, const fl_ragged *ragged, int n_threads)
+{
+    return work_of_row(layer) * (double)ragged->rows >= (double)WAKING_SHARE * n_threads;
 }
 
 /* Threads that the units of a direction are worth splitting over. */
 static int threads_by_units(const fl_recurrent *layer, const fl_ragged *ragged)
 {
-    double a_step = (double)layer->gate_row * (double)layer->config.hidden_size * (double)ragged->n;
-    int useful = (int)(a_step / MACS_A_STEP_SHARE), blocks = (int)fl_main_part(layer)->blocks;
+    double a_step = (double)layer->gate_row / (double)layer->lanes *
+                    (double)layer->config.hidden_size * (double)ragged->n;
+    int useful = (int)(a_step / STEP_SHARE), blocks = (int)fl_main_part(layer)->blocks;
     return useful < 1 ? 1 : useful > blocks ? blocks : useful;
 }
 

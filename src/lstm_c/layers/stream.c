@@ -32,7 +32,8 @@ struct fl_stream {
     fl_arena arena;
 };
 
-enum { MACS_A_STREAM_THREAD = 500000 }; /* a fork/join (about 2 us) against a step's work */
+/* A fork/join (about 2 us) against a step's work, in multiply-adds of vectors. */
+enum { STREAM_SHARE = 16000 };
 
 static void stream_layout(fl_stream *stream, fl_arena *arena)
 {
@@ -70,10 +71,11 @@ static int stream_threads(const fl_recurrent *layer, int64_t n)
     fl_fpenv saved = fl_fpenv_enter();
     int wanted = fl_team_size(0);
     fl_fpenv_leave(saved);
-    int64_t a_stream = layer->gate_row * (layer->packed[0].input + layer->config.hidden_size),
-            enough = (int64_t)MACS_A_STREAM_THREAD * wanted,
+    int64_t a_stream = layer->gate_row / layer->lanes *
+                       (layer->packed[0].input + layer->config.hidden_size),
+            enough = (int64_t)STREAM_SHARE * wanted,
             work = n > enough / a_stream ? enough : n * a_stream;
-    int most = (int)(work / MACS_A_STREAM_THREAD);
+    int most = (int)(work / STREAM_SHARE);
     return most < 2 || layer->config.layer_norm ? 1 : most;
 }
 
@@ -169,7 +171,7 @@ fl_status fl_stream_step_decay(fl_stream *stream, const void *x, const void *dec
     const fl_recurrent *layer = stream->layer;
     stream->x = x;
     stream->decay = decay;
-    fl_team_run(stream->n_threads, step_thread, stream);
+    fl_team_run(stream->n_threads, 0, step_thread, stream);
     stream->current = 1 - stream->current;
     if (y)
         copy_bytes(y, stream->levels[layer->config.num_layers - 1].h[stream->current],

@@ -10,7 +10,7 @@ import pytest
 
 from fastlstm.layers import GRU, LSTM, RNN
 
-LENGTHS = {1: [120], 2: [70, 41], 3: [60, 60, 60], 5: [64, 8, 1, 63, 33]}
+LENGTHS = {1: [240], 2: [140, 101], 3: [90, 90, 90], 5: [64, 38, 1, 63, 83]}
 
 
 def batch(n: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,13 +34,13 @@ def results(layer: Any, n: int, threads: int, key: int) -> Iterator[np.ndarray]:
 @pytest.mark.parametrize(
     "layer",
     [
-        LSTM(24, 72, 2, random_state=0),
-        LSTM(24, 64, 3, dropout=0.3, recurrent_dropout=0.2, random_state=0),
-        LSTM(90, 64, 4, zoneout=0.1, layer_norm=True, dtype="float64", random_state=0),
-        LSTM(24, 80, 3, proj_size=40, random_state=0),
-        GRU(40, 72, 3, random_state=0),
-        LSTM(24, 64, 2, cell="gru_before", random_state=0),
-        RNN(24, 120, 5, random_state=0),
+        LSTM(24, 40, 2, random_state=0),
+        LSTM(24, 40, 3, dropout=0.3, recurrent_dropout=0.2, random_state=0),
+        LSTM(90, 33, 4, zoneout=0.1, layer_norm=True, dtype="float64", random_state=0),
+        LSTM(24, 40, 3, proj_size=20, random_state=0),
+        GRU(40, 44, 3, random_state=0),
+        LSTM(24, 48, 2, cell="gru_before", random_state=0),
+        RNN(24, 70, 5, random_state=0),
     ],
     ids=["lstm", "dropout", "float64-zoneout-norm", "projection", "gru", "two-parts", "rnn"],
 )
