@@ -13,6 +13,10 @@ FL_INLINE void FL_T(slots_accumulate)(const int mr, const int nv, const fl_slots
                                       int64_t b_block, int64_t b_depth, int64_t depth)
 {
     const real *a_high = a + 3 * a_row;
+    const int vectors = nb * slots.count, spare = FL_REGISTERS - mr * vectors - 2,
+              kept = mr == 1 || spare < 0 ? 0
+                     : spare < vectors    ? spare
+                                          : vectors;
     for (int64_t k = 0; k < depth; k++) {
         vec w[FL_BLOCK_VECTORS * 2];
         FL_UNROLL
@@ -21,6 +25,9 @@ FL_INLINE void FL_T(slots_accumulate)(const int mr, const int nv, const fl_slots
             for (int v = 0; v < slots.count; v++)
                 w[j * slots.count + v] = v_load(b + j * b_block + v * FL_LANES);
         }
+        FL_UNROLL
+        for (int v = 0; v < kept; v++)
+            FL_IN_REGISTER(w[v]);
         FL_UNROLL
         for (int r = 0; r < mr; r++) {
             vec broadcast = v_set1(r < 3 ? a[r * a_row] : a_high[(r - 3) * a_row]);

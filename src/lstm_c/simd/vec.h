@@ -28,10 +28,13 @@
 
 #if defined(FL_ISA_AVX512)
 #define FL_VECTOR_BYTES 64
+#define FL_REGISTERS 32
 #elif defined(FL_ISA_AVX2)
 #define FL_VECTOR_BYTES 32
+#define FL_REGISTERS 16
 #else
 #define FL_VECTOR_BYTES 16
+#define FL_REGISTERS 0 /* products and sums apart need some: left to the compiler */
 #endif
 
 #undef FL_LANES
