@@ -23,7 +23,6 @@ enum {
 static atomic_int team_used;       /* a parallel region has run in this process */
 static atomic_int forked_after;    /* this process is a child of one where that was so */
 static atomic_int default_threads; /* fl_set_num_threads; 0 = automatic */
-static atomic_llong last_wish;     /* when a call that had use for a team ended, in ns */
 static pthread_once_t limits_once = PTHREAD_ONCE_INIT;
 static int environment_threads; /* FASTLSTM_NUM_THREADS, 0 if unset or unusable */
 static int machine_threads;     /* affinity mask and CPU quota */
@@ -167,6 +166,15 @@ static void run_alone(fl_team_function function, void *argument, int thread, int
 }
 
 #ifdef _OPENMP
+static atomic_llong last_wish; /* when a call that had use for a team ended, in ns */
+
+static long long now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (long long)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
 /* A function of its own: compilers call the runtime at the very start of one that has a region. */
 static __attribute__((noinline)) void run_together(int n_threads, fl_team_function function,
                                                    void *argument)
@@ -175,13 +183,6 @@ static __attribute__((noinline)) void run_together(int n_threads, fl_team_functi
     run_alone(function, argument, omp_get_thread_num(), omp_get_num_threads());
 }
 #endif
-
-static long long now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (long long)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 void fl_team_run(int n_threads, int wakes, fl_team_function function, void *argument)
 {
