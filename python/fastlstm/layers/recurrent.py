@@ -358,7 +358,6 @@ class LSTM(Parameterized):
         )
         self.directions = 2 if self.bidirectional else 1
         self.recurrent_size = int(self._core.recurrent_size)
-        self._state_sizes = (self.recurrent_size, *[self.hidden_size] * (self._core.n_states - 1))
         self.output_size = int(self._core.output_size) * self.directions
         self.cells_per_block = as_size(cells_per_block, "cells_per_block")
         self._blocks = None if self.cells_per_block == 1 else self._memory_blocks()
@@ -897,12 +896,11 @@ class LSTM(Parameterized):
 
     def empty_states(self, n: int) -> tuple[np.ndarray, ...]:
         """Uninitialised arrays for the states of `n` sequences, (num_layers * directions, n, size) each."""
-        shape, dtype = (self.num_layers * self.directions, n, self.hidden_size), self.dtype
-        h = np.empty((shape[0], n, self.recurrent_size), dtype)
-        rest = len(self._state_sizes) - 1
+        rows, rest = self.num_layers * self.directions, self._core.n_states - 1
+        h = np.empty((rows, n, self.recurrent_size), self.dtype)
         if rest == 1:
-            return h, np.empty(shape, dtype)
-        return (h, *[np.empty(shape, dtype) for _ in range(rest)])
+            return h, np.empty((rows, n, self.hidden_size), self.dtype)
+        return (h, *[np.empty((rows, n, self.hidden_size), self.dtype) for _ in range(rest)])
 
     def _check_state(self, state: Any, n: int, name: str) -> tuple[np.ndarray | None, ...] | None:
         if state is None:
@@ -917,8 +915,9 @@ class LSTM(Parameterized):
         if len(state) != len(names):
             raise ValueError(f"{name} has {len(state)} arrays; expected {len(names)}: {', '.join(names)}")
         checked: list[np.ndarray | None] = []
-        for label, value, size in zip(names, state, self._state_sizes, strict=True):
+        for label, value in zip(names, state, strict=True):
             if value is not None:
+                size = self.recurrent_size if label == "h" else self.hidden_size
                 shape = (self.num_layers * self.directions, n, size)
                 value = as_real_array(value, self.dtype, f"{name} {label}")
                 if value.shape != shape:

@@ -106,11 +106,6 @@ FL_INLINE vec FL_T(v_clamp)(vec x, real limit)
     return v_min(v_set1(limit), v_max(v_set1(-limit), x));
 }
 
-#ifndef FL_SQUASH_LIMIT
-#define FL_SQUASH_LIMIT
-enum { FL_MOST_SQUASHED = 4 };
-#endif
-
 /* One activation on its way. */
 typedef struct FL_T(fl_squash) {
     vec x; /* the argument, then u, then the result; tanh: u / 2 */
@@ -184,11 +179,11 @@ FL_INLINE void FL_T(squash_fraction)(FL_T(fl_squash) * s, const int is_tanh)
 #endif
 }
 
-/* x[i] = tanh(x[i]) where bit i of `tanhs` is set, else sigmoid(x[i]), for i < n; both are
- * constants. */
+/* x[i] = tanh(x[i]) where bit i of `tanhs` is set, else sigmoid(x[i]), for i < n, as many as a unit
+ * has slots at most; both are constants. */
 FL_INLINE void v_squash(vec *x, const int n, const unsigned tanhs)
 {
-    FL_T(fl_squash) s[FL_MOST_SQUASHED];
+    FL_T(fl_squash) s[FL_MAX_SLOTS];
     FL_UNROLL
     for (int i = 0; i < n; i++) {
         s[i].x = x[i];
@@ -204,9 +199,8 @@ FL_INLINE void v_squash(vec *x, const int n, const unsigned tanhs)
     for (int i = 0; i < n; i++)
         FL_T(squash_fraction)(&s[i], tanhs >> i & 1);
     FL_UNROLL
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         x[i] = s[i].x / s[i].q;
-    }
 }
 
 FL_INLINE vec v_sigmoid(vec x)

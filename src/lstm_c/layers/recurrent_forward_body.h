@@ -127,7 +127,6 @@ typedef struct FL_T(fl_part_steps) {
     const fl_packed *packed;
     const fl_tape_direction *direction;
     const fl_share *share;
-    int index;
     fl_weight_format format;
     const real *x;
     real *y; /* first column of the direction */
@@ -148,7 +147,6 @@ static FL_T(fl_part_steps)
              .packed = packed,
              .direction = direction,
              .share = share,
-             .index = index,
              .format = fl_call_format(layer, run->tape->ragged.n),
              .x = layer->part[p].sees_x ? level->x : NULL,
              .y = (real *)level->y + index % layer->directions * layer->output,
