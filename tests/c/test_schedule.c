@@ -187,13 +187,14 @@ static void test_few_rows(void)
                 .ragged = {.n = 1, .steps = 100, .rows = 100}};
     of.layer.packed = of.packed;
     CHECK_EQUAL(fl_recurrent_threads(&of.layer, &of.ragged, 8), 2);
-    CHECK(!fl_worth_waking(&of.layer, &of.ragged, 2));
+    CHECK(!fl_wakes_team(&of.layer, &of.ragged, 0, 2));
+    CHECK(fl_wakes_team(&of.layer, &of.ragged, 2, 2));
     of.layer.gate_row = 256;
     of.layer.config.hidden_size = 64;
     CHECK_EQUAL(fl_recurrent_threads(&of.layer, &of.ragged, 8), 1);
     of.ragged.n = of.ragged.steps = 1000;
     of.ragged.rows = 1000000;
-    CHECK(fl_worth_waking(&of.layer, &of.ragged, 8));
+    CHECK(fl_wakes_team(&of.layer, &of.ragged, 0, 8));
 }
 
 int main(void)

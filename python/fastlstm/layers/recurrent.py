@@ -837,9 +837,8 @@ class LSTM(Parameterized):
                 f"x has shape {x.shape}; expected at least one sequence and at least one time step"
             )
         allocate = np.empty if lengths is None else np.zeros  # what follows a sequence's end is zero
+        lengths, (starts, _) = as_lengths(lengths, n, steps), whole_sequences(n, steps)
         y = allocate((n, steps, self.output_size), self.dtype)
-        starts, all_steps = whole_sequences(n, steps)
-        lengths = all_steps if lengths is None else as_lengths(lengths, n, steps)
         state = self._check_state(state, n, "state")
         decay = self._check_delta_t(delta_t, n, steps, lengths)
         segments = None if resets is None else Segments(as_resets(resets, n, steps), lengths)

@@ -16,9 +16,8 @@
 #include "fastlstm.h"
 
 enum { SPINS_BEFORE_YIELD = 4000, MAX_THREADS = 1024 };
-enum {
-    AWAKE_NS = 1000000
-}; /* so long after a call, OpenMP's threads still wait for the next one */
+/* So long after a call, OpenMP's threads still wait for the next one. */
+enum { AWAKE_NS = 1000000 };
 
 static atomic_int team_used;       /* a parallel region has run in this process */
 static atomic_int forked_after;    /* this process is a child of one where that was so */

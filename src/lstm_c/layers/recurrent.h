@@ -244,8 +244,9 @@ typedef struct fl_share {
 
 /* Threads worth using for a call on this batch, at most `wanted`. */
 int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int wanted);
-/* Whether a call on this batch should wake a team of so many that sleeps; see fl_team_run. */
-int fl_worth_waking(const fl_recurrent *layer, const fl_ragged *ragged, int n_threads);
+/* Whether a call on this batch wakes a team of `n_threads` that sleeps, see fl_team_run: it was
+ * asked for so many threads by name (`asked`, else 0), or the work is worth it. */
+int fl_wakes_team(const fl_recurrent *layer, const fl_ragged *ragged, int asked, int n_threads);
 /* Who runs a forward pass: the layers one after another, or, with `waves`, at the same time, each
  * some steps behind the one below it. */
 typedef struct fl_forward_team {

@@ -330,7 +330,7 @@ fl_status FL_T(fl_recurrent_backward)(const fl_recurrent *layer, const fl_backwa
     fl_barrier_init(&run.all);
     fl_barrier_init(&run.group[0]);
     fl_barrier_init(&run.group[1]);
-    int wakes = call->n_threads > 0 || fl_worth_waking(layer, &call->tape->ragged, run.n_threads);
+    int wakes = fl_wakes_team(layer, &call->tape->ragged, call->n_threads, run.n_threads);
     fl_team_run(run.n_threads, wakes, FL_T(backward_thread), &run);
     return FL_OK;
 }

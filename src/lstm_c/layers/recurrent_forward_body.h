@@ -123,6 +123,7 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
 /* A part of a layer and direction on a share of its rows and units: what no step changes. */
 typedef struct FL_T(fl_part_steps) {
     const FL_T(fl_forward_run) * run;
+    int p;
     const fl_part *part;
     const fl_packed *packed;
     const fl_tape_direction *direction;
@@ -143,6 +144,7 @@ static FL_T(fl_part_steps)
     const fl_tape_direction *direction = &run->tape->directions[index];
     FL_T(fl_part_steps)
     steps = {.run = run,
+             .p = p,
              .part = &layer->part[p],
              .packed = packed,
              .direction = direction,
@@ -169,19 +171,19 @@ static FL_T(fl_part_steps)
     return steps;
 }
 
-/* Where the kernel finds the rows [row, row + s->rows) of a step and what they come from, for a
- * layer that is one part. */
-static void FL_T(place_rows)(const FL_T(fl_part_steps) * steps, int64_t step,
-                             const fl_moment *moment, int64_t row, const real *projected,
-                             FL_T(fl_step) * s)
+/* Where the kernel finds its rows of a step, from `row` on, and what they come from, for a layer
+ * that is one part. */
+static void FL_T(place_rows)(FL_T(fl_part_steps) * steps, int64_t step, const fl_moment *moment,
+                             int64_t row, const real *projected)
 {
+    FL_T(fl_step) *s = &steps->kernel;
     const fl_recurrent *layer = steps->run->layer;
     const fl_tape *tape = steps->run->tape;
     const fl_tape_direction *direction = steps->direction;
     int64_t continues = row < moment->with_previous, now = moment->row0 + row,
             before = moment->previous0 + row, kept = tape->training ? now : row;
     s->descending = step & 1;
-    s->init = steps->packed->part[steps->part - layer->part].bias;
+    s->init = steps->packed->part[steps->p].bias;
     s->init_row = 0;
     s->x = NULL;
     if (projected) {
@@ -212,12 +214,13 @@ static void FL_T(place_rows)(const FL_T(fl_part_steps) * steps, int64_t step,
 
 /* What the cell makes of the rows of the kernel's argument, `kept` being the first of them where a
  * call keeps rows. */
-static void FL_T(run_cell)(const FL_T(fl_part_steps) * steps, int64_t kept, FL_T(fl_step) * s)
+static void FL_T(run_cell)(FL_T(fl_part_steps) * steps, int64_t kept)
 {
+    FL_T(fl_step) *s = &steps->kernel;
     const fl_recurrent *layer = steps->run->layer;
     if (layer->config.layer_norm) {
         FL_T(fl_normed_rows) to = FL_T(normed_rows)(layer, &steps->direction->normed, kept);
-        FL_T(normalized_step)(layer, steps->packed, (int)(steps->part - layer->part), &to, s);
+        FL_T(normalized_step)(layer, steps->packed, steps->p, &to, s);
     } else {
         steps->run->kernels->cells[steps->part->cell_index].forward(s);
     }
@@ -234,7 +237,7 @@ static void FL_T(forward_step)(FL_T(fl_part_steps) * steps, int64_t step, const 
     const fl_tape *tape = steps->run->tape;
     const fl_tape_direction *direction = steps->direction;
     const fl_cell_facts *cell = &steps->part->cell;
-    int p = (int)(steps->part - layer->part);
+    int p = steps->p;
     FL_T(fl_step) *s = &steps->kernel;
     real *gates = (real *)(uintptr_t)projected; /* rows of all parts */
     projected = steps->part->sees_x || layer->config.layer_norm ? projected : NULL;
@@ -246,7 +249,7 @@ static void FL_T(forward_step)(FL_T(fl_part_steps) * steps, int64_t step, const 
         if (steps->format == FL_WEIGHTS_TILES && stop > row + CACHED_ROWS)
             stop = row + CACHED_ROWS;
         s->rows = stop - row;
-        FL_T(place_rows)(steps, step, moment, row, projected, s);
+        FL_T(place_rows)(steps, step, moment, row, projected);
         const real *h_before = s->h_prev, *state_before = s->state_prev;
         int64_t h_before_row = s->h_prev_row, kept = tape->training ? moment->row0 + row : row;
         real *state = s->state;
@@ -267,7 +270,7 @@ static void FL_T(forward_step)(FL_T(fl_part_steps) * steps, int64_t step, const 
             FL_T(multiply_recurrence)(layer, steps->packed, p, steps->format,
                                       &tape->prepared[share->thread],
                                       gates + (row - share->row_first) * layer->gate_row, s);
-        FL_T(run_cell)(steps, kept, s);
+        FL_T(run_cell)(steps, kept);
         if (layer->zones && !cell->is_prelude) {
             FL_T(fl_zone) zone = FL_T(zone_of)(layer, s);
             int64_t at = moment->row0 + row;
@@ -612,7 +615,7 @@ fl_status FL_T(fl_recurrent_forward)(const fl_recurrent *layer, const fl_forward
     fl_barrier_init(&run.group[0]);
     fl_barrier_init(&run.group[1]);
     FL_T(forward_begin)(&run);
-    int wakes = call->n_threads > 0 || fl_worth_waking(layer, &tape->ragged, run.team.n_threads);
+    int wakes = fl_wakes_team(layer, &tape->ragged, call->n_threads, run.team.n_threads);
     fl_team_run(run.team.n_threads, wakes, FL_T(forward_thread), &run);
     return FL_OK;
 }

@@ -19,26 +19,26 @@ void fl_split(int64_t count, int index, int parts, int64_t *first, int64_t *end)
     *end = count * (index + 1) / parts;
 }
 
-static double work_of_row(const fl_recurrent *layer)
+static double work_of(const fl_recurrent *layer, const fl_ragged *ragged)
 {
     double total = 0;
     for (int i = 0; i < layer->n_packed; i++)
         total += (double)(layer->packed[i].input + layer->config.hidden_size);
-    return total * (double)layer->gate_row / (double)layer->lanes;
+    return total * (double)layer->gate_row / (double)layer->lanes * (double)ragged->rows;
 }
 
 /* `wanted`, or as many threads as have work enough. */
 static int threads_by_work(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
 {
-    double work = work_of_row(layer) * (double)ragged->rows;
+    double work = work_of(layer, ragged);
     if (wanted <= work / THREAD_SHARE)
         return wanted;
     return work < 2.0 * THREAD_SHARE ? 1 : (int)(work / THREAD_SHARE);
 }
 
-int fl_worth_waking(const fl_recurrent *layer, const fl_ragged *ragged, int n_threads)
+int fl_wakes_team(const fl_recurrent *layer, const fl_ragged *ragged, int asked, int n_threads)
 {
-    return work_of_row(layer) * (double)ragged->rows >= (double)WAKING_SHARE * n_threads;
+    return asked > 0 || work_of(layer, ragged) >= (double)WAKING_SHARE * n_threads;
 }
 
 /* Threads that the units of a direction are worth splitting over. */
