@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,17 +26,34 @@ LEVELS = ("L1", "L2", "L3", "memory")
 _USUAL_CACHES = {"L1": 32 << 10, "L2": 256 << 10, "L3": 8 << 20}
 
 
-def measure(threads: Sequence[int], caches: dict[str, int], *, seconds: float = 0.05) -> dict[str, Any]:
-    """Ceilings by number of threads (as text, for JSON): {"1": {"gflops": {...}, "read_gb_s": {...}}}.
+class Meter:
+    """The compiled program, kept for as long as it is in use (``with Meter() as meter``).
 
     Raises
     ------
     RuntimeError
         If there is no C compiler, or if the program does not compile or run.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        program = _compile(Path(folder))
-        return {str(n): _run(program, n, caches, seconds) for n in threads}
+
+    def __enter__(self) -> Meter:
+        self._folder = tempfile.TemporaryDirectory()
+        try:
+            self._program = _compile(Path(self._folder.name))
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._folder.cleanup()
+
+    def measure(self, threads: int, caches: dict[str, int], *, seconds: float = 0.01) -> dict[str, Any]:
+        """{"threads": n, "gflops": {name: rate}, "read_gb_s": {level: rate}}, summed over the threads.
+
+        `seconds` is the length of one of the five windows of each figure, whose best counts.
+        """
+        sizes = [str(size) for size in read_sizes(threads, caches)]
+        return json.loads(_check([str(self._program), str(threads), str(seconds), *sizes]))
 
 
 def _compile(folder: Path) -> Path:
@@ -55,11 +71,6 @@ def _check(command: list[str]) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"{Path(command[0]).name} ended with {done.returncode}: {done.stderr.strip()}")
     return done.stdout
-
-
-def _run(program: Path, threads: int, caches: dict[str, int], seconds: float) -> dict[str, Any]:
-    sizes = [str(size) for size in read_sizes(threads, caches)]
-    return json.loads(_check([str(program), str(threads), str(seconds), *sizes]))
 
 
 def read_sizes(threads: int, caches: dict[str, int]) -> list[int]:
@@ -139,7 +150,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.05, help="length of one measuring window")
     args = parser.parse_args()
     caches = machine_record()["caches"]
-    print(json.dumps(measure(parse_threads(args.threads), caches, seconds=args.seconds), indent=1))
+    with Meter() as meter:
+        rates = [meter.measure(n, caches, seconds=args.seconds) for n in parse_threads(args.threads)]
+    print(json.dumps(rates, indent=1))
     return 0
 
 

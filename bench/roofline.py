@@ -2,8 +2,9 @@
 
     python bench/roofline.py bench/results/<machine>.json [--threads 1] [--out docs/roofline.png]
 
-reads what bench/vs_peers.py wrote, ceilings and times of one run. A case is held against whichever takes longer:
-its arithmetic at the peak rate, or reading its weights from the innermost cache that holds them (bench/ceilings.py).
+reads what bench/vs_peers.py wrote, times and the ceilings measured beside them. A case is held against whichever
+takes longer: its arithmetic at the peak rate, or reading its weights from the innermost cache that holds them
+(bench/ceilings.py).
 Its share of that ceiling is a bar, the best peer's share a mark. A share above 100 % says that part of the weights
 came from a nearer cache than the ceiling assumes.
 """
@@ -55,20 +56,12 @@ def case_of(record: dict[str, Any]) -> Case:
 
 
 def shares(document: dict[str, Any], threads: int) -> list[Share]:
-    """The cases that have a ceiling, those bound by reading first, each group in the order of the table.
-
-    Raises
-    ------
-    ValueError
-        If the document has no ceilings for that number of threads.
-    """
-    ceiling = document["ceilings"].get(str(threads))
-    if ceiling is None:
-        raise ValueError(f"the results hold no ceilings for {threads} threads")
-    records = {record["case"]: record for record in document["results"] if record["kind"] != "ctc"}
+    """The cases that have a ceiling, those bound by reading first, each group in the order of the table."""
+    records = {record["case"]: record for record in document["results"]}
     found = []
     for summary in document["summary"]:
-        if summary["threads"] != threads or summary["case"] not in records:
+        ceiling = summary.get("ceiling")
+        if summary["threads"] != threads or ceiling is None:
             continue
         record = records[summary["case"]]
         case = case_of(record)
@@ -176,7 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"roofline.py: {error}", file=sys.stderr)
         return 1
     if not found:
-        print("roofline.py: no case of these results has a ceiling", file=sys.stderr)
+        print(
+            f"roofline.py: no case of these results has a ceiling for {args.threads} threads", file=sys.stderr
+        )
         return 1
     print_table(found)
     machine = document["machine"]

@@ -4,6 +4,7 @@
 
 Before a peer is timed its numbers are compared with ours: outputs, states or weight gradients must
 agree to 1e-4 of their largest value; reduced precisions to what their class allows of ours in float32.
+The machine's ceilings are measured beside each case, since clocks and neighbours change within minutes.
 Prints tables and writes bench/results/<machine>.json, from which bench/readme_table.py makes the table in
 the README. Run it on an otherwise idle machine.
 """
@@ -13,7 +14,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -83,14 +85,15 @@ def summarise(
     machine: dict[str, Any],
     ceiling: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The summary of a case for one number of threads, with its fill rate and its floor."""
+    """The summary of a case for one number of threads, with its fill rate, its ceiling and its floor."""
     if isinstance(case, CtcCase):
         return comparison.summarise(case, records, machine["isa"])
     steps = records[0]["steps"]
     floor = ceilings.floor(case, steps, machine, ceiling) if ceiling else None
     fill_rate = steps / (case.time * (case.rows or case.batch))
     bound = floor.seconds if floor else None
-    return comparison.summarise(case, records, machine["isa"], fill_rate=fill_rate, bound=bound)
+    summary = comparison.summarise(case, records, machine["isa"], fill_rate=fill_rate, bound=bound)
+    return summary | {"ceiling": ceiling}
 
 
 # ------------------------------------------------------------------------------- the command
@@ -102,12 +105,17 @@ def result_path(machine: dict[str, Any]) -> Path:
     return RESULTS / (re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") + ".json")
 
 
-def measure_ceilings(threads: Sequence[int], machine: dict[str, Any], quick: bool) -> dict[str, Any]:
-    try:
-        return ceilings.measure(threads, machine["caches"], seconds=0.02 if quick else 0.1)
-    except (RuntimeError, OSError) as error:
-        print(f"no ceilings: {error}", file=sys.stderr)
-        return {}
+@contextmanager
+def ceiling_meter(machine: dict[str, Any]) -> Iterator[Callable[[int], dict[str, Any] | None]]:
+    """The ceilings of the moment for a number of threads; None where there is no compiler to measure them with."""
+    with ExitStack() as stack:
+        try:
+            meter = stack.enter_context(ceilings.Meter())
+        except (RuntimeError, OSError) as error:
+            print(f"no ceilings: {error}", file=sys.stderr)
+            yield lambda threads: None
+        else:
+            yield lambda threads: meter.measure(threads, machine["caches"])
 
 
 def measure_cold(peers: Sequence[ModuleType], quick: bool, complaints: list[str]) -> list[dict[str, Any]]:
@@ -133,25 +141,24 @@ def run(
     machine = machine_record()
     machine["versions"] |= {peer.NAME: peer.version() for peer in peers}
     print(describe_machine(machine))
-    limits = measure_ceilings(threads, machine, quick)
-    for count, ceiling in limits.items():
-        print(f"ceilings, {count} threads: GFLOP/s {ceiling['gflops']}, read GB/s {ceiling['read_gb_s']}")
     print(comparison.describe_targets(machine["isa"]), comparison.HEADER, sep="\n")
-    document: dict[str, Any] = {"schema": 2, "machine": machine, "threads": list(threads), "ceilings": limits}
+    document: dict[str, Any] = {"schema": 3, "machine": machine, "threads": list(threads)}
     document |= {"results": [], "summary": [], "complaints": [], "cold": []}
-    for case in cases:
-        if isinstance(case, CtcCase):
-            records, complaints = ctc.run_case(case, threads, options)
-        else:
-            records, complaints = run_case(case, peers, threads, options)
-        for n in threads:
-            rows = [record for record in records if record["threads"] == n]
-            document["summary"].append(summarise(case, rows, machine, limits.get(str(n))))
-            comparison.print_summary(document["summary"][-1], rows)
-        document["results"] += records
-        document["complaints"] += complaints
-        for complaint in complaints:
-            print(f"  ! {complaint}", file=sys.stderr)
+    with ceiling_meter(machine) as ceiling_now:
+        for case in cases:
+            limits = {n: ceiling_now(n) for n in threads}
+            if isinstance(case, CtcCase):
+                records, complaints = ctc.run_case(case, threads, options)
+            else:
+                records, complaints = run_case(case, peers, threads, options)
+            for n in threads:
+                rows = [record for record in records if record["threads"] == n]
+                document["summary"].append(summarise(case, rows, machine, limits[n]))
+                comparison.print_summary(document["summary"][-1], rows)
+            document["results"] += records
+            document["complaints"] += complaints
+            for complaint in complaints:
+                print(f"  ! {complaint}", file=sys.stderr)
     if with_cold:
         document["cold"] = measure_cold(peers, quick, document["complaints"])
     return document

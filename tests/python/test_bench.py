@@ -312,10 +312,9 @@ def a_document() -> dict:
     machine = benchmark.machine_record() | {"isa": "avx512"}
     summary = vs_peers.summarise(case, records, machine, None)
     return {
-        "schema": 1,
+        "schema": 3,
         "machine": machine,
         "threads": [1],
-        "ceilings": {},
         "results": records,
         "summary": [summary],
         "complaints": [],
@@ -433,10 +432,11 @@ def test_ceilings_compile_and_run():
     if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
         pytest.skip("no C compiler")
     caches = {"L1": 32 << 10, "L2": 64 << 10, "L3": 128 << 10}
-    measured = ceilings.measure([1, 2], caches, seconds=1e-4)
-    for n in ("1", "2"):
-        assert measured[n]["gflops"]["fma_portable"] > 0
-        assert all(measured[n]["read_gb_s"][level] > 0 for level in ("L1", "L2", "L3", "memory"))
+    with ceilings.Meter() as meter:
+        for n in (1, 2):
+            measured = meter.measure(n, caches, seconds=1e-4)
+            assert measured["threads"] == n and measured["gflops"]["fma_portable"] > 0
+            assert all(measured["read_gb_s"][level] > 0 for level in ("L1", "L2", "L3", "memory"))
 
 
 READS = {"L1": 100.0, "L2": 50.0, "L3": 20.0, "memory": 10.0}
@@ -556,7 +556,7 @@ def test_roofline_of_results(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     records = [record(case, name, s) for case in (many, one) for name, s in (("fastlstm", 1), ("torch", 2))]
     summary = [summarise(case, records[2 * k :][:2], MACHINE, CEILING) for k, case in enumerate((many, one))]
     machine = MACHINE | {"cpu": "a CPU", "date": "today"}
-    document = {"machine": machine, "ceilings": {"1": CEILING}, "results": records, "summary": summary}
+    document = {"machine": machine, "results": records, "summary": summary}
     found = roofline.shares(document, 1)
     assert [(share.case, share.floor.limit, share.unit) for share in found] == [
         (one, "L2", "GB/s"),
