@@ -8,7 +8,8 @@
  *
  * Per step of the depth (32) and with three parts: 24 products of 16 cycles, 27 loads of 8 of which
  * half are repeated and hit L1. A product has a latency of about 52 cycles, so four sums go in
- * turns. */
+ * turns. Rows are cut into tiles of equal height, at most 16; fewer than 13 rows cost what 13 do.
+ */
 #include "kernels/reduced.h"
 #include "simd/tiles.h"
 
@@ -59,6 +60,17 @@ FL_INLINE void split_value(float value, const int parts, uint32_t part[3])
 FL_INLINE int64_t padded_to(int64_t count, int64_t unit)
 {
     return (count + unit - 1) / unit * unit;
+}
+
+/* Rows of each tile of A, of which there are as few as can be; and of all of them. */
+FL_INLINE int64_t tile_height(int64_t rows)
+{
+    int64_t tiles = (rows + FL_TILE_SIDE - 1) / FL_TILE_SIDE;
+    return (rows + tiles - 1) / tiles;
+}
+FL_INLINE int64_t rows_of_tiles(int64_t rows)
+{
+    return padded_to(rows, tile_height(rows));
 }
 
 /* Contiguous values -> to[part * part_stride + i]. */
@@ -132,11 +144,11 @@ FL_INLINE void transpose_square(const float *values, int64_t stride, int64_t row
             FL_TILE_SWAP(t[i], t[i + 1], FL_LOW1, FL_HIGH1);
 }
 
-/* A (rows, depth) -> (parts, rows padded to 16, depth padded to 32), padding zero. */
+/* A (rows, depth) -> (parts, rows of whole tiles, depth padded to 32), padding zero. */
 static void tile_split_rows(const fl_tile_operand *from)
 {
-    int64_t depth = padded_to(from->depth, FL_TILE_DEPTH),
-            rows = padded_to(from->rows, FL_TILE_SIDE), part_stride = rows * depth;
+    int64_t depth = padded_to(from->depth, FL_TILE_DEPTH), rows = rows_of_tiles(from->rows),
+            part_stride = rows * depth;
     uint16_t *to = from->to;
     for (int64_t row = 0; row < rows; row++, to += depth) {
         int64_t count = row < from->rows ? from->depth : 0;
@@ -151,15 +163,15 @@ static void tile_split_rows(const fl_tile_operand *from)
 /* The same for rows that lie side by side (row_stride 1). */
 static void tile_split_columns(const fl_tile_operand *from)
 {
-    int64_t depth = padded_to(from->depth, FL_TILE_DEPTH),
-            rows = padded_to(from->rows, FL_TILE_SIDE), part_stride = rows * depth;
+    int64_t depth = padded_to(from->depth, FL_TILE_DEPTH), rows = rows_of_tiles(from->rows),
+            part_stride = rows * depth;
     for (int64_t row = 0; row < rows; row += FL_TILE_SIDE)
         for (int64_t k = 0; k < depth; k += FL_TILE_SIDE) {
             int64_t here = from->rows - row, left = from->depth - k;
             tile_lanes square[FL_TILE_SIDE];
             transpose_square(from->values + row + k * from->depth_stride, from->depth_stride,
                              here < FL_TILE_SIDE ? here : FL_TILE_SIDE, left, square);
-            for (int i = 0; i < FL_TILE_SIDE; i++)
+            for (int i = 0; i < FL_TILE_SIDE && row + i < rows; i++)
                 split_row_of((const float *)&square[i], FL_TILE_SIDE, from->parts,
                              (uint16_t *)from->to + (row + i) * depth + k, part_stride);
         }
@@ -224,12 +236,12 @@ static void tile_split_block(const fl_tile_operand *from)
         t_dot(tiles, C, A, 7);                                                                     \
     } while (0)
 
-/* sums (16, columns) = 16 rows of A times one block of B; columns: 16 a tile. */
+/* sums (height, columns) = a tile's rows of A times one block of B; columns: 16 a tile. */
 FL_INLINE void tile_product(fl_tiles *tiles, const fl_tile_gemm *g, const int parts,
                             const int n_tiles, const uint16_t *a, const char *b, float *sums)
 {
     int64_t depth = padded_to(g->depth, FL_TILE_DEPTH), a_bytes = 2 * depth,
-            part_stride = padded_to(g->rows, FL_TILE_SIDE) * depth;
+            part_stride = rows_of_tiles(g->rows) * depth;
     (void)tiles; /* the registers themselves, where there are any */
     t_zero(tiles, 0);
     if (n_tiles > 1)
@@ -288,10 +300,11 @@ FL_INLINE int64_t rows_of_c(const fl_tile_gemm *g)
     return g->rows_written ? g->rows_written : g->rows;
 }
 
-/* c = init + sums for the rows and columns that there are. */
-static void tile_write(const fl_tile_gemm *g, int64_t row, int64_t block, const float *sums)
+/* c = init + sums for the rows, of `height`, and columns that there are. */
+static void tile_write(const fl_tile_gemm *g, int64_t height, int64_t row, int64_t block,
+                       const float *sums)
 {
-    int64_t left = rows_of_c(g) - row, rows = left < FL_TILE_SIDE ? left : FL_TILE_SIDE,
+    int64_t left = rows_of_c(g) - row, rows = left < height ? left : height,
             first = block * (g->c_block ? g->c_block : g->width), behind = g->columns - first,
             columns = behind < g->width ? behind : g->width,
             sums_row = padded_to(g->width, FL_TILE_SIDE);
@@ -310,15 +323,15 @@ static void tile_write(const fl_tile_gemm *g, int64_t row, int64_t block, const 
 static void tile_gemm(const fl_tile_gemm *g)
 {
     float sums[FL_TILE_SIDE * 4 * FL_TILE_SIDE] __attribute__((aligned(64)));
-    int64_t depth = padded_to(g->depth, FL_TILE_DEPTH),
+    int64_t height = tile_height(g->rows), depth = padded_to(g->depth, FL_TILE_DEPTH),
             block_bytes = depth / FL_TILE_DEPTH * padded_to(g->width, FL_TILE_SIDE) / FL_TILE_SIDE *
                           g->parts * FL_TILE_BYTES;
     fl_tiles tiles;
-    fl_tiles_begin(&tiles);
+    fl_tiles_begin(&tiles, (int)height);
     for (int64_t done = 0; done < g->block_end - g->block_first; done++) {
         int64_t block = g->descending ? g->block_end - 1 - done : g->block_first + done;
         const char *b = (const char *)g->b + block * block_bytes;
-        for (int64_t row = 0; row < rows_of_c(g); row += FL_TILE_SIDE) {
+        for (int64_t row = 0; row < rows_of_c(g); row += height) {
             const uint16_t *a = (const uint16_t *)g->a + row * depth;
             if (g->parts == 1)
                 tile_product_of(&tiles, g, 1, a, b, sums);
@@ -326,7 +339,7 @@ static void tile_gemm(const fl_tile_gemm *g)
                 tile_product_of(&tiles, g, 2, a, b, sums);
             else
                 tile_product_of(&tiles, g, 3, a, b, sums);
-            tile_write(g, row, block, sums);
+            tile_write(g, height, row, block, sums);
         }
     }
     fl_tiles_end(&tiles);

@@ -10,14 +10,18 @@
 
 #include "layers/recurrent.h"
 
+/* Sequences from which on products are faster on tiles, see docs/performance.md: of weights that
+ * the second cache holds, or that are no larger in parts than they were; and of other ones. */
 #if defined(FASTLSTM_EMULATE_TILES)
-enum { FEWEST_TILE_ROWS = 4, SMALLEST_TILE_DEPTH = 1 }; /* tests see them often */
+enum { FEWEST_TILE_ROWS = 4, FEWEST_TILE_ROWS_FAR = 4, SMALLEST_TILE_DEPTH = 1 }; /* for tests */
 #else
 enum {
-    FEWEST_TILE_ROWS = 12,    /* of 16: fewer leave the tiles too empty */
+    FEWEST_TILE_ROWS = 8,
+    FEWEST_TILE_ROWS_FAR = 24,
     SMALLEST_TILE_DEPTH = 48, /* of multiples of 32 */
 };
 #endif
+enum { FAR_BYTES = 1024 * 1024 };
 enum { FEW_ROWS = 3 /* a register tile of every instruction set */ };
 
 /* Plain recurrent weights below this size are no wait: a narrow vector widens bfloat16 no faster
@@ -64,14 +68,19 @@ float fl_round_weight(const fl_recurrent *layer, float weight, float int8_scale)
 
 /* ---- which ---- */
 
+/* Of the recurrent weights. */
+static int64_t plain_bytes(const fl_recurrent *layer)
+{
+    return layer->gate_row * layer->recurrent * (int64_t)sizeof(float);
+}
+
 static fl_weight_format format_of_few(const fl_recurrent *layer)
 {
     if (layer->config.precision == FL_PRECISION_INT8)
         return FL_WEIGHTS_INT8;
-    int64_t bytes = layer->gate_row * layer->recurrent * (int64_t)sizeof(float);
     int one_order = !layer->cell.gate_states; /* what recurs is added last, as in a plain step */
     return layer->config.precision == FL_PRECISION_BFLOAT16 && one_order &&
-                   bytes > cached_bytes(layer)
+                   plain_bytes(layer) > cached_bytes(layer)
                ? FL_WEIGHTS_BFLOAT16
                : FL_WEIGHTS_PLAIN;
 }
@@ -92,11 +101,17 @@ void fl_choose_formats(fl_recurrent *layer)
                                                                    : 3;
 }
 
+static int64_t fewest_tile_rows(const fl_recurrent *layer)
+{
+    int far = layer->tile_parts > 2 && plain_bytes(layer) > FAR_BYTES;
+    return far ? FEWEST_TILE_ROWS_FAR : FEWEST_TILE_ROWS;
+}
+
 fl_weight_format fl_call_format(const fl_recurrent *layer, int64_t n)
 {
     if (layer->format == FL_WEIGHTS_INT8)
         return FL_WEIGHTS_INT8;
-    if (layer->tiles && n >= FEWEST_TILE_ROWS)
+    if (layer->tiles && n >= fewest_tile_rows(layer))
         return FL_WEIGHTS_TILES;
     return n <= FEW_ROWS ? layer->format : FL_WEIGHTS_PLAIN;
 }

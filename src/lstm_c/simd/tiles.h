@@ -2,8 +2,10 @@
  * bfloat16 (AMX-TILE, AMX-BF16). Register numbers are literals. Where the file is compiled without
  * the instructions, the same names compute what they compute, in plain C: that is for tests.
  *
- * A product, c (16, 16) += a (16, 32) b (32, 16): a row of b holds two depths, a pair in each
- * 32-bit lane. Sums are float32, even and odd depths apart; denormal numbers count as zero. */
+ * A product, c (rows, 16) += a (rows, 32) b (32, 16), takes a cycle a row: a row of b holds two
+ * depths, a pair in each 32-bit lane. Sums are float32, even and odd depths apart; denormal numbers
+ * count as zero. Registers 0 to 6 have as many rows as fl_tiles_begin is told, 1 to 16: they are
+ * for a and c; register 7, for b, has 16. */
 #ifndef FL_SIMD_TILES_H
 #define FL_SIMD_TILES_H
 
@@ -31,12 +33,12 @@ typedef struct fl_tile_shapes {
     uint8_t rows[16];
 } fl_tile_shapes;
 
-FL_INLINE void fl_tiles_begin(fl_tiles *tiles)
+FL_INLINE void fl_tiles_begin(fl_tiles *tiles, int rows)
 {
     fl_tile_shapes shapes = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         shapes.row_bytes[i] = 64;
-        shapes.rows[i] = FL_TILE_SIDE;
+        shapes.rows[i] = (uint8_t)(i < 7 ? rows : FL_TILE_SIDE);
     }
     (void)tiles;
     _tile_loadconfig(&shapes);
@@ -55,25 +57,28 @@ FL_INLINE void fl_tiles_end(fl_tiles *tiles)
 
 typedef struct fl_tiles {
     uint32_t lane[8][FL_TILE_SIDE][FL_TILE_SIDE];
+    int rows[8];
 } fl_tiles;
 
-FL_INLINE void fl_tiles_begin(fl_tiles *tiles)
+FL_INLINE void fl_tiles_begin(fl_tiles *tiles, int rows)
 {
-    memset(tiles, 0xff, sizeof *tiles); /* NaN: a register is written before it is read */
+    memset(tiles->lane, 0xff, sizeof tiles->lane); /* NaN: written before they are read */
+    for (int i = 0; i < 8; i++)
+        tiles->rows[i] = i < 7 ? rows : FL_TILE_SIDE;
 }
 FL_INLINE void fl_tiles_end(fl_tiles *tiles)
 {
     (void)tiles;
 }
-FL_INLINE void fl_tile_load(uint32_t (*lane)[FL_TILE_SIDE], const void *from, int64_t row_bytes)
+FL_INLINE void fl_tile_load(fl_tiles *tiles, int n, const void *from, int64_t row_bytes)
 {
-    for (int row = 0; row < FL_TILE_SIDE; row++)
-        memcpy(lane[row], (const char *)from + row * row_bytes, 64);
+    for (int row = 0; row < tiles->rows[n]; row++)
+        memcpy(tiles->lane[n][row], (const char *)from + row * row_bytes, 64);
 }
-FL_INLINE void fl_tile_store(uint32_t (*lane)[FL_TILE_SIDE], void *to, int64_t row_bytes)
+FL_INLINE void fl_tile_store(const fl_tiles *tiles, int n, void *to, int64_t row_bytes)
 {
-    for (int row = 0; row < FL_TILE_SIDE; row++)
-        memcpy((char *)to + row * row_bytes, lane[row], 64);
+    for (int row = 0; row < tiles->rows[n]; row++)
+        memcpy((char *)to + row * row_bytes, tiles->lane[n][row], 64);
 }
 /* A number of 32 bits, zero if denormal. */
 FL_INLINE float fl_tile_number(uint32_t bits)
@@ -83,10 +88,11 @@ FL_INLINE float fl_tile_number(uint32_t bits)
     memcpy(&value, &bits, sizeof value);
     return value;
 }
-FL_INLINE void fl_tile_dot(uint32_t (*c)[FL_TILE_SIDE], uint32_t (*a)[FL_TILE_SIDE],
-                           uint32_t (*b)[FL_TILE_SIDE])
+FL_INLINE void fl_tile_dot(fl_tiles *tiles, int to, int rows, int columns)
 {
-    for (int m = 0; m < FL_TILE_SIDE; m++)
+    uint32_t (*a)[FL_TILE_SIDE] = tiles->lane[rows], (*b)[FL_TILE_SIDE] = tiles->lane[columns],
+             (*c)[FL_TILE_SIDE] = tiles->lane[to];
+    for (int m = 0; m < tiles->rows[to]; m++)
         for (int n = 0; n < FL_TILE_SIDE; n++) {
             float even = 0, odd = 0;
             for (int k = 0; k < FL_TILE_SIDE; k++) {
@@ -99,9 +105,9 @@ FL_INLINE void fl_tile_dot(uint32_t (*c)[FL_TILE_SIDE], uint32_t (*a)[FL_TILE_SI
         }
 }
 #define t_zero(tiles, n) memset((tiles)->lane[n], 0, FL_TILE_BYTES)
-#define t_load(tiles, n, from, row_bytes) fl_tile_load((tiles)->lane[n], from, row_bytes)
-#define t_store(tiles, n, to, row_bytes) fl_tile_store((tiles)->lane[n], to, row_bytes)
-#define t_dot(tiles, c, a, b) fl_tile_dot((tiles)->lane[c], (tiles)->lane[a], (tiles)->lane[b])
+#define t_load(tiles, n, from, row_bytes) fl_tile_load(tiles, n, from, row_bytes)
+#define t_store(tiles, n, to, row_bytes) fl_tile_store(tiles, n, to, row_bytes)
+#define t_dot(tiles, c, a, b) fl_tile_dot(tiles, c, a, b)
 #endif
 
 #endif
