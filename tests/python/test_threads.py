@@ -37,6 +37,7 @@ SHARED = (
     ),
     Case("rnn", cell="rnn", input_size=64, hidden_size=200, batch=31, time=5, ragged=True),
     Case("wide_input", input_size=700, hidden_size=33, batch=16, time=4),
+    Case("hoisted_by_many_threads", input_size=200, hidden_size=70, batch=16, time=4),
     Case("tiny", input_size=2, hidden_size=3, batch=2, time=3),
     *cases.random_cases(12, seed=7),
 )

@@ -43,7 +43,8 @@ typedef struct FL_T(fl_backward_run) {
     real *past;            /* with zoneout: (directions, n, 1 + zoned states, plane) */
     real *norm_sums;       /* with layer normalisation: (directions, n, norm_sums_row) */
     real *normed_scratch;  /* and (directions, n, 2 planes) */
-    real *weight_gradient; /* (directions, depth, gate_row), the largest layer's */
+    real *weight_gradient; /* (directions, blocks of all parts, depth, block width), the largest
+                              layer's: a tile of it is one piece of memory */
     FL_T(fl_gradient_scratch) * scratch;
     int64_t chunk; /* rows of a weight-gradient chunk */
     int n_threads;
@@ -64,6 +65,15 @@ static int64_t FL_T(unit_blocks)(int64_t columns, int64_t lanes)
 static int64_t FL_T(input_depth)(const fl_recurrent *layer, int64_t input)
 {
     return input + layer->recurrent + fl_recurring_gates(layer) + 1;
+}
+
+/* Columns of the gradients of the first `parts` parts, whole blocks of each. */
+static int64_t FL_T(gradient_columns)(const fl_recurrent *layer, int parts)
+{
+    int64_t blocks = 0;
+    for (int p = 0; p < parts; p++)
+        blocks += FL_T(unit_blocks)(layer->part[p].gate_columns, layer->lanes);
+    return blocks * FL_BLOCK_VECTORS * layer->lanes;
 }
 
 /* Gradient of the product of what recurs, of packed row `row`: that of the gates, unless the

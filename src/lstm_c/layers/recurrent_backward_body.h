@@ -285,7 +285,8 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
         if (arena->memory)
             run->weight_gt[index] = gates;
     }
-    run->weight_gradient = fl_arena_take(arena, D * columns * layer->gate_row, sizeof(real));
+    run->weight_gradient = fl_arena_take(
+        arena, D * columns * FL_T(gradient_columns)(layer, layer->n_parts), sizeof(real));
     run->scratch = fl_arena_take(arena, run->n_threads, sizeof *run->scratch);
     for (int thread = 0; thread < run->n_threads; thread++) {
         FL_T(fl_gradient_scratch)

@@ -10,14 +10,16 @@ typedef struct FL_T(fl_forward_run) {
     fl_barrier all, group[2];
 } FL_T(fl_forward_run);
 
-/* Hoisting pays where one step has too few rows to use the weights well, and where the input is
- * wide; where gates recur, they take the place of x in the step. */
-static int FL_T(hoists)(const fl_recurrent *layer, const fl_tape *tape, const fl_packed *packed)
+/* Whether x W of steps of `rows` sequences is a product of its own. For a column of gates, that
+ * saves reading `input` weights a step and costs writing and reading `rows` sums. Where gates
+ * recur, they take the place of x in the step. */
+static int FL_T(hoists)(const fl_recurrent *layer, const fl_tape *tape, const fl_packed *packed,
+                        int64_t rows)
 {
-    enum { WIDE_INPUT_BYTES = 64 };
+    enum { WEIGHTS_PER_SUM = 32 };
     return layer->cell.gate_states || layer->config.layer_norm ||
            fl_call_format(layer, tape->ragged.n) != FL_WEIGHTS_PLAIN ||
-           (tape->ragged.steps > 1 && packed->input * (int64_t)sizeof(real) > WIDE_INPUT_BYTES);
+           (tape->ragged.steps > 1 && packed->input > WEIGHTS_PER_SUM * rows);
 }
 
 /* Gate rows of a step: in training their place on the tape, in inference in the thread's scratch.
@@ -351,9 +353,9 @@ static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int t
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
-    int reverse = index % layer->directions,
-        hoist = FL_T(hoists)(layer, run->tape, &layer->packed[index]);
     int64_t rows = share->row_end - share->row_first;
+    int reverse = index % layer->directions,
+        hoist = FL_T(hoists)(layer, run->tape, &layer->packed[index], rows);
     int64_t chunk = hoist && rows > 0 ? run->chunk_rows / rows : ragged->steps;
     chunk = chunk < 1 ? 1 : chunk;
     FL_T(fl_part_steps) part[FL_MAX_PARTS];

@@ -78,48 +78,50 @@ static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, in
     }
 }
 
-/* Columns [column_first, column_end) of `count` rows of a packed gradient, `stride` apart, -> rows
- * of a weight matrix (gates*hidden, count); in squares that stay in cache. */
+/* Columns [column_first, column_end) of `count` rows of a packed gradient, blocks of `depth` rows,
+ * -> rows of a weight matrix (gates*hidden, count); in squares that stay in cache. */
 static void FL_T(unpack_rows)(const fl_recurrent *layer, const fl_part *part, const int *gate_of,
-                              const real *gradient, int64_t stride, int64_t count,
+                              const real *gradient, int64_t depth, int64_t count,
                               int64_t column_first, int64_t column_end, real *weight)
 {
     enum { SIDE = 64 };
+    const int64_t width = FL_BLOCK_VECTORS * layer->lanes;
     for (int64_t left = column_first; left < column_end; left += SIDE)
         for (int64_t top = 0; top < count; top += SIDE) {
             int64_t right = left + SIDE < column_end ? left + SIDE : column_end,
                     end = top + SIDE < count ? top + SIDE : count;
             for (int64_t column = left; column < right; column++) {
                 int64_t row = fl_weight_row(layer, part, column, gate_of);
+                const real *from = gradient + column / width * width * depth + column % width;
                 for (int64_t k = top; row >= 0 && k < end; k++)
-                    weight[row * count + k] = gradient[k * stride + column];
+                    weight[row * count + k] = from[k * width];
             }
         }
 }
 
-/* Columns [column_first, column_end) of the (input_depth, gate_stride) gradient -> flat
- * gradients. */
+/* Columns [column_first, column_end) of the gradient of a part -> flat gradients. */
 static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index, const fl_part *part,
                                   const real *gradient, int64_t column_first, int64_t column_end)
 {
     const fl_recurrent *layer = run->layer;
-    int64_t stride = part->gate_stride, input = layer->packed[index].input,
-            gates = fl_recurring_gates(layer), width = layer->recurrent;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, input = layer->packed[index].input,
+            recurrent = layer->recurrent, gates = fl_recurring_gates(layer),
+            depth = FL_T(input_depth)(layer, input);
     FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
-    const real *recurrent = gradient + input * stride, *of_gates = recurrent + width * stride,
-               *bias = of_gates + gates * stride;
-    FL_T(unpack_rows)(layer, part, part->cell.x_gate, gradient, stride, input, column_first,
+    const real *of_h = gradient + input * width, *of_gates = of_h + recurrent * width,
+               *bias = of_gates + gates * width;
+    FL_T(unpack_rows)(layer, part, part->cell.x_gate, gradient, depth, input, column_first,
                       column_end, to.weight_ih);
-    FL_T(unpack_rows)(layer, part, part->cell.h_gate, recurrent, stride, width, column_first,
+    FL_T(unpack_rows)(layer, part, part->cell.h_gate, of_h, depth, recurrent, column_first,
                       column_end, to.weight_hh);
     if (gates)
-        FL_T(unpack_rows)(layer, part, part->cell.g_gate, of_gates, stride, gates, column_first,
+        FL_T(unpack_rows)(layer, part, part->cell.g_gate, of_gates, depth, gates, column_first,
                           column_end, to.weight_gg);
     if (!to.bias_ih)
         return;
-    FL_T(unpack_rows)(layer, part, part->cell.x_gate, bias, stride, 1, column_first, column_end,
+    FL_T(unpack_rows)(layer, part, part->cell.x_gate, bias, depth, 1, column_first, column_end,
                       to.bias_ih);
-    FL_T(unpack_rows)(layer, part, part->cell.h_gate, bias, stride, 1, column_first, column_end,
+    FL_T(unpack_rows)(layer, part, part->cell.h_gate, bias, depth, 1, column_first, column_end,
                       to.bias_hh);
 }
 
@@ -198,13 +200,14 @@ static int FL_T(sections_of)(const FL_T(fl_backward_run) * run, int index, const
     return count;
 }
 
-/* A chunk of `count` rows of a block of the gradient, (., columns) of rows `stride` apart: += or,
- * for the first chunk, =. The rows of the section, of the inputs that the thread has gathered. */
+/* A chunk of `count` rows of a block of the gradient, of which it has `columns`: += or, for the
+ * first chunk, =. The rows of the section, of the inputs that the thread has gathered. */
 static void FL_T(add_section)(const FL_T(fl_backward_run) * run, int thread,
                               const FL_T(fl_section) * section, int64_t count, int adds,
-                              real *gradient, int64_t stride, int64_t columns)
+                              real *gradient, int64_t columns)
 {
-    int64_t skipped = fl_first_column(run->layer, section->vectors);
+    int64_t width = FL_BLOCK_VECTORS * run->layer->lanes,
+            skipped = fl_first_column(run->layer, section->vectors);
     FL_T(fl_gemm)
     gemm = {.depth = count,
             .columns = columns - skipped,
@@ -212,16 +215,16 @@ static void FL_T(add_section)(const FL_T(fl_backward_run) * run, int thread,
             .a_row = 1,
             .a_depth = FL_INPUT_PANEL,
             .b = run->scratch[thread].dgates + skipped,
-            .b_depth = FL_BLOCK_VECTORS * run->layer->lanes,
+            .b_depth = width,
             .vectors = section->vectors.count,
-            .init_row = stride,
-            .c_row = stride};
+            .init_row = width,
+            .c_row = width};
     for (int64_t column = section->first; column < section->end; column += gemm.rows) {
         int64_t within = column % FL_INPUT_PANEL, space = FL_INPUT_PANEL - within,
                 here = section->end - column;
         gemm.rows = here < space ? here : space;
         gemm.a = run->scratch[thread].inputs + (column - within) * run->chunk + within;
-        gemm.c = gradient + column * stride + skipped;
+        gemm.c = gradient + column * width + skipped;
         gemm.init = adds ? gemm.c : NULL;
         run->kernels->gemm(&gemm);
     }
@@ -260,7 +263,7 @@ static void FL_T(split_inputs)(const FL_T(fl_backward_run) * run, int index, int
 /* As add_section, which on tiles is all of the inputs. */
 static void FL_T(add_section_on_tiles)(const FL_T(fl_backward_run) * run, int thread,
                                        const FL_T(fl_section) * section, int64_t count, int adds,
-                                       real *gradient, int64_t stride, int64_t columns)
+                                       real *gradient, int64_t columns)
 {
     const fl_recurrent *layer = run->layer;
     FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
@@ -275,7 +278,7 @@ static void FL_T(add_section_on_tiles)(const FL_T(fl_backward_run) * run, int th
     layer->tiles->split_block(&block);
     for (int64_t column = 0; column < section->end; column += FL_INPUT_PANEL) {
         int64_t left = section->end - column;
-        void *c = gradient + column * stride;
+        void *c = gradient + column * width;
         fl_tile_gemm gemm = {.rows = FL_INPUT_PANEL,
                              .rows_written = left < FL_INPUT_PANEL ? left : FL_INPUT_PANEL,
                              .depth = count,
@@ -287,9 +290,9 @@ static void FL_T(add_section_on_tiles)(const FL_T(fl_backward_run) * run, int th
                                   column / FL_INPUT_PANEL * FL_T(split_panel_size)(run),
                              .b = scratch->split_dgates,
                              .init = adds ? c : NULL,
-                             .init_row = stride,
+                             .init_row = width,
                              .c = c,
-                             .c_row = stride};
+                             .c_row = width};
         layer->tiles->gemm(&gemm);
     }
 }
@@ -303,11 +306,12 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
     const fl_part *part = &layer->part[p];
     int64_t width = FL_BLOCK_VECTORS * layer->lanes,
             blocks = (part->gate_columns + width - 1) / width, first, end;
-    int64_t columns = FL_T(input_depth)(layer, layer->packed[index].input),
+    int64_t depth = FL_T(input_depth)(layer, layer->packed[index].input),
             total = run->tape->ragged.rows;
-    real *gradient = run->weight_gradient +
-                     (index % layer->directions) * columns * layer->gate_row +
-                     columns * part->gate_first;
+    real *gradient =
+        run->weight_gradient +
+        depth * (index % layer->directions * FL_T(gradient_columns)(layer, layer->n_parts) +
+                 FL_T(gradient_columns)(layer, p));
     real *inputs = run->scratch[thread].inputs, *dgates = run->scratch[thread].dgates;
     FL_T(fl_section) sections[4];
     int n_sections = FL_T(sections_of)(run, index, part, sections);
@@ -326,13 +330,12 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
             int copied = k % n_sections && section->dgates == section[-1].dgates;
             for (int64_t i = 0; !copied && i < count; i++)
                 FL_T(copy_row)(dgates + i * width, from + i * layer->gate_row, used);
-            real *to = gradient + block * width;
+            real *to = gradient + block * width * depth;
+            int64_t columns = part->gate_columns - block * width;
             if (run->on_tiles)
-                FL_T(add_section_on_tiles)(run, thread, section, count, row > 0, to,
-                                           part->gate_stride, part->gate_columns - block * width);
+                FL_T(add_section_on_tiles)(run, thread, section, count, row > 0, to, columns);
             else
-                FL_T(add_section)(run, thread, section, count, row > 0, to, part->gate_stride,
-                                  part->gate_columns - block * width);
+                FL_T(add_section)(run, thread, section, count, row > 0, to, columns);
         }
     }
     int64_t column_end = end * width < part->gate_columns ? end * width : part->gate_columns;

@@ -24,7 +24,7 @@ def problems(draw: Any, **fixed: Any) -> Problem:
     """A small random problem; `fixed` pins fields of its case."""
     fields = {
         "cell": draw(st.sampled_from(["lstm", "rnn"])),
-        "input_size": draw(st.integers(1, 20)),
+        "input_size": draw(st.integers(1, 20) | st.sampled_from([40, 100])),  # hoisted for few sequences
         "hidden_size": draw(st.integers(1, 35)),
         "num_layers": draw(st.integers(1, 3)),
         "bidirectional": draw(st.booleans()),
