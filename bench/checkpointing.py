@@ -30,7 +30,7 @@ from fastlstm.benchmark import (
     write_json,
 )
 from fastlstm.layers import LSTM
-from fastlstm.layers.recurrent import Tape
+from fastlstm.layers._tape import Tape
 
 TOLERANCE = 1e-4  # between sums of float32 in two orders, relative to the largest gradient
 MOST_TIME, MOST_MEMORY = 1.4, 0.1

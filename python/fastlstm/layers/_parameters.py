@@ -88,8 +88,10 @@ def as_real_array(x: Any, dtype: np.dtype, name: str) -> np.ndarray:
 
     A TypeError for complex numbers, objects and text, and for masked arrays, whose mask would be lost.
     """
-    if type(x) is np.ndarray and x.dtype is dtype and x.flags.c_contiguous and x.flags.aligned:
-        return x
+    if type(x) is np.ndarray and x.dtype is dtype:
+        flags = x.flags
+        if flags.c_contiguous and flags.aligned:
+            return x
     array = np.asarray(x)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got an array of dtype {array.dtype}")

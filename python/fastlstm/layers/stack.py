@@ -18,7 +18,8 @@ from fastlstm.layers._parameters import (
     first_rows,
 )
 from fastlstm.layers._segments import Segments, as_resets
-from fastlstm.layers.recurrent import LSTM, Tape
+from fastlstm.layers._tape import Tape
+from fastlstm.layers.recurrent import LSTM
 
 __all__ = ["Stack", "StackTape"]
 

@@ -20,9 +20,6 @@
 #include "base/fpenv.h"
 #include "base/rng.h"
 
-static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
-                                 fl_forward_team team, int64_t *chunk_rows);
-
 #define FL_SUFFIX f32
 #include "layers/parts_body.h"
 #include "layers/pack_body.h"
@@ -32,6 +29,7 @@ static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const
 #include "layers/backward_step_body.h"
 #include "layers/weight_gradient_body.h"
 #include "layers/recurrent_backward_body.h"
+#include "layers/forward_step_body.h"
 #include "layers/recurrent_forward_body.h"
 #include "layers/recurrent_load_body.h"
 #undef FL_SUFFIX
@@ -44,129 +42,10 @@ static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const
 #include "layers/backward_step_body.h"
 #include "layers/weight_gradient_body.h"
 #include "layers/recurrent_backward_body.h"
+#include "layers/forward_step_body.h"
 #include "layers/recurrent_forward_body.h"
 #include "layers/recurrent_load_body.h"
 #undef FL_SUFFIX
-
-enum { CHUNK_BYTES = 256 * 1024 }; /* hoisted projections of a thread: well inside L2 */
-
-fl_normed fl_take_normed(const fl_recurrent *layer, int64_t rows, int keeps_x, fl_arena *arena)
-{
-    fl_normed made = {0};
-    if (!layer->config.layer_norm)
-        return made;
-    made.x = keeps_x ? fl_arena_take(arena, rows * layer->gate_row, layer->real_size) : NULL;
-    made.h = fl_arena_take(arena, rows * layer->gate_row, layer->real_size);
-    made.g = layer->cell.gate_states
-                 ? fl_arena_take(arena, rows * layer->gate_row, layer->real_size)
-                 : made.h;
-    made.c =
-        layer->normalizes_c ? fl_arena_take(arena, rows * layer->plane, layer->real_size) : made.h;
-    made.scale = fl_arena_take(arena, rows * FL_NORMS, layer->real_size);
-    return made;
-}
-
-static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
-                        fl_forward_team team, int64_t chunk_rows, fl_arena *arena)
-{
-    const fl_ragged *ragged = &tape->ragged;
-    size_t size = layer->real_size;
-    int64_t columns = layer->output * layer->directions, state_row = layer->state_row;
-    int64_t L = layer->config.num_layers;
-    int measuring = !arena->memory, one = ragged->n == 1 && !tape->training;
-    fl_ragged_layout(&tape->ragged, arena);
-    tape->layers = fl_arena_take(arena, L, sizeof *tape->layers);
-    tape->directions = fl_arena_take(arena, layer->n_packed, sizeof *tape->directions);
-    tape->x = one ? NULL : fl_arena_take(arena, ragged->rows * layer->config.input_size, size);
-    tape->decay = call->decay ? fl_arena_take(arena, ragged->rows, size) : NULL;
-    void *alternate[2] = {NULL, NULL};
-    for (int64_t level = 0; level < L; level++) {
-        fl_tape_layer made = {0};
-        int drops = tape->drops && level > 0 && layer->config.dropout > 0, top = level == L - 1;
-        made.factor = drops ? fl_arena_take(arena, ragged->n * columns, size) : NULL;
-        made.dropped = drops ? fl_arena_take(arena, ragged->rows * columns, size) : NULL;
-        if (one && top && call->y)
-            made.y = (char *)call->y + (size_t)(call->y_start[0] * columns) * size;
-        else if (tape->training || team.waves || level < 2) /* all are kept, or in use at once */
-            made.y = alternate[level & 1] = fl_arena_take(arena, ragged->rows * columns, size);
-        else
-            made.y = alternate[level & 1];
-        if (measuring)
-            continue;
-        made.x = level == 0 ? tape->x : made.dropped ? made.dropped : tape->layers[level - 1].y;
-        if (level == 0 && one)
-            made.x = (const char *)call->x +
-                     (size_t)(call->x_rows.start[0] * layer->config.input_size) * size;
-        tape->layers[level] = made;
-    }
-    for (int index = 0; index < layer->n_packed; index++) {
-        fl_tape_direction made = {0};
-        made.h0 = fl_arena_take(arena, ragged->n * layer->recurrent, size);
-        made.state0[0] = fl_arena_take(arena, ragged->n * state_row, size);
-        made.state0[1] = made.state0[0];
-        if (layer->alternates && !tape->training) /* all units read it while each is written */
-            made.state0[1] = fl_arena_take(arena, ragged->n * state_row, size);
-        made.gates =
-            tape->training ? fl_arena_take(arena, ragged->rows * layer->gate_row, size) : NULL;
-        made.state = tape->training ? fl_arena_take(arena, ragged->rows * state_row, size) : NULL;
-        made.mask = tape->drops && layer->config.recurrent_dropout > 0
-                        ? fl_arena_take(arena, ragged->n * layer->plane, size)
-                        : NULL;
-        if (layer->n_parts > 1) {
-            int64_t rows = tape->training ? ragged->rows : ragged->n;
-            made.made_h = fl_arena_take(arena, rows * layer->plane, size);
-            made.made_state = fl_arena_take(arena, rows * layer->made_row, size);
-        }
-        if (fl_projects(layer))
-            made.unprojected = fl_arena_take(
-                arena, (tape->training ? ragged->rows : ragged->n) * layer->wide, size);
-        int draws = layer->zones && tape->drops && !call->expects;
-        made.zoned = draws ? fl_arena_take(arena, ragged->rows * layer->zone_row, 1) : NULL;
-        made.unzoned = tape->training && layer->zoned_states
-                           ? fl_arena_take(arena, ragged->rows * state_row, size)
-                           : NULL;
-        made.normed =
-            fl_take_normed(layer, tape->training ? ragged->rows : ragged->n, tape->training, arena);
-        if (!measuring)
-            tape->directions[index] = made;
-    }
-    tape->scratch = fl_arena_take(arena, team.n_threads, sizeof *tape->scratch);
-    tape->prepared = fl_arena_take(arena, team.n_threads, sizeof *tape->prepared);
-    for (int thread = 0; thread < team.n_threads; thread++) {
-        fl_prepared prepared = fl_take_prepared(layer, ragged->n, chunk_rows, arena);
-        if (!measuring)
-            tape->prepared[thread] = prepared;
-    }
-    for (int thread = 0; thread < team.n_threads && !tape->training; thread++) {
-        void *scratch = fl_arena_take(arena, chunk_rows * layer->gate_row, size);
-        if (!measuring)
-            tape->scratch[thread] = scratch;
-    }
-}
-
-/* Rows of the input that are projected at a time: at least one step of all sequences. */
-static int64_t rows_of_chunk(const fl_recurrent *layer, const fl_ragged *ragged)
-{
-    int64_t budget = CHUNK_BYTES / (int64_t)layer->real_size / layer->gate_row,
-            rows = ragged->n > budget ? ragged->n : budget;
-    return rows < ragged->rows ? rows : ragged->rows;
-}
-
-static fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
-                                 fl_forward_team team, int64_t *chunk_rows)
-{
-    fl_arena measure = {0};
-    *chunk_rows = rows_of_chunk(layer, &tape->ragged);
-    tape_layout(tape, layer, call, team, *chunk_rows, &measure);
-    tape->arena.used = measure.used;
-    tape->arena.overflow = measure.overflow;
-    fl_status status = fl_arena_commit(&tape->arena);
-    if (status != FL_OK)
-        return status;
-    tape_layout(tape, layer, call, team, *chunk_rows, &tape->arena);
-    fl_ragged_fill(&tape->ragged, &call->x_rows);
-    return FL_OK;
-}
 
 static atomic_uint_fast64_t next_id; /* handles of this process so far */
 
@@ -529,15 +408,6 @@ fl_status fl_recurrent_load(fl_recurrent *layer, const void *parameters)
     return FL_OK;
 }
 
-/* OVERFLOW where some array of a call on `rows` steps does not fit the address space. */
-static fl_status check_rows_fit(const fl_recurrent *layer, int64_t rows)
-{
-    int64_t wide = 3 * layer->gate_row + layer->state_row + layer->made_row + layer->plane +
-                   layer->wide + layer->output * layer->directions + layer->config.input_size,
-            total;
-    return __builtin_mul_overflow(rows, 16 * wide, &total) ? FL_ERR_OVERFLOW : FL_OK;
-}
-
 static fl_status check_forward(const fl_recurrent *layer, const fl_forward *call, fl_ragged *ragged)
 {
     if (!layer->loaded || !call->x || !call->x_rows.start || !call->x_rows.length ||
@@ -546,7 +416,7 @@ static fl_status check_forward(const fl_recurrent *layer, const fl_forward *call
     fl_status status = fl_ragged_check(ragged, &call->x_rows, call->x_total);
     if (status == FL_OK && call->y)
         status = fl_ragged_check_rows(&call->x_rows, call->y_start, call->y_total);
-    return status == FL_OK ? check_rows_fit(layer, ragged->rows) : status;
+    return status == FL_OK ? fl_rows_fit(layer, ragged->rows) : status;
 }
 
 fl_status fl_recurrent_forward(const fl_recurrent *layer, const fl_forward *call)
@@ -638,42 +508,4 @@ fl_status fl_tape_read(const fl_recurrent *layer, const fl_tape *tape, const fl_
     else
         fl_tape_read_f32(layer, tape, record);
     return FL_OK;
-}
-
-fl_status fl_tape_create(fl_tape **tape)
-{
-    if (!tape)
-        return FL_ERR_ARGUMENT;
-    *tape = calloc(1, sizeof **tape);
-    return *tape ? FL_OK : FL_ERR_NOMEM;
-}
-
-void fl_tape_destroy(fl_tape *tape)
-{
-    if (!tape)
-        return;
-    fl_arena_release(&tape->arena);
-    fl_arena_release(&tape->backward_arena);
-    free(tape);
-}
-
-fl_status fl_recurrent_tape_bytes(const fl_recurrent *layer, int64_t n, int64_t steps, int64_t rows,
-                                  int32_t decays, int32_t n_threads, int64_t *bytes)
-{
-    if (!layer || !bytes || n < 1 || steps < 1 || steps > rows || n > rows)
-        return FL_ERR_ARGUMENT;
-    if (check_rows_fit(layer, rows) != FL_OK)
-        return FL_ERR_OVERFLOW;
-    fl_tape tape = {.ragged = {.n = n, .steps = steps, .rows = rows}, .training = 1, .drops = 1};
-    fl_forward call = {.decay = decays ? &decays : NULL};
-    fl_arena measure = {0};
-    fl_forward_team team = fl_plan_forward(layer, &tape.ragged, fl_team_size(n_threads));
-    tape_layout(&tape, layer, &call, team, rows_of_chunk(layer, &tape.ragged), &measure);
-    *bytes = (int64_t)measure.used;
-    return measure.overflow ? FL_ERR_OVERFLOW : FL_OK;
-}
-
-int64_t fl_tape_bytes(const fl_tape *tape)
-{
-    return tape ? (int64_t)(tape->arena.capacity + tape->backward_arena.capacity) : 0;
 }

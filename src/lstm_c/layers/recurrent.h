@@ -272,6 +272,13 @@ typedef struct fl_moment {
 } fl_moment;
 fl_moment fl_ragged_moment(const fl_ragged *ragged, int64_t step, int reverse);
 
+/* OVERFLOW where some array of a call on `rows` steps does not fit the address space. */
+fl_status fl_rows_fit(const fl_recurrent *layer, int64_t rows);
+/* Memory and plan of a call, whose sequences tape->ragged has counted; *chunk_rows: rows of a
+ * thread's scratch. */
+fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
+                          fl_forward_team team, int64_t *chunk_rows);
+
 void fl_recurrent_pack_f32(fl_recurrent *layer, const void *parameters);
 void fl_recurrent_pack_f64(fl_recurrent *layer, const void *parameters);
 fl_status fl_recurrent_forward_f32(const fl_recurrent *layer, const fl_forward *call,
