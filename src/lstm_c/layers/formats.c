@@ -12,7 +12,7 @@
 
 /* Sequences from which on products are faster on tiles, see docs/performance.md: of weights that
  * the second cache holds, or that are no larger in parts than they were; and of other ones. */
-#if defined(FASTLSTM_EMULATE_TILES)
+#if defined(FASTLSTM_TILES_FOR_FEW)
 enum { FEWEST_TILE_ROWS = 4, FEWEST_TILE_ROWS_FAR = 4, SMALLEST_TILE_DEPTH = 1 }; /* for tests */
 #else
 enum {
