@@ -5,10 +5,8 @@
 PROGRAM is a statically linked x86-64 Linux program at fixed addresses (cc -static -no-pie). Its standard
 output and error are ours, and so is its exit status; of the environment it sees what starts with FASTLSTM_.
 
-The CPU is that of Bochs 3.0 or later: the program `bochs`, or what $BOCHS names, configured with
-
-    --enable-cpu-level=6 --enable-x86-64 --enable-avx --enable-evex --enable-amx --enable-memtype
-    --enable-all-optimizations --with-nogui --disable-docbook --disable-cdrom
+The CPU is that of Bochs 3.0 or later, with AMX, which build_bochs.sh makes: the program `bochs`, or what $BOCHS
+names.
 
 There is no operating system. RAM starts with the program at its addresses, its first stack, page tables and
 a kernel, emulated_kernel.c, which `cc` compiles here. Output leaves through Bochs' debugging port. Where Bochs
@@ -32,12 +30,11 @@ from typing import IO
 # Addresses are physical and virtual. From 0: the kernel, the stack, the program, brk's memory, mmap's memory,
 # and from HALF on what a forked program's parent needs later.
 PAGE, HALF = 4096, 256 << 20
+BLOCK = 8 << 20  # what Bochs takes RAM in
 TOP_TABLE, PROGRAM, BOOT, LEAVES = 0x1000, 0x4000, 0x8000, 0x100000
 STACK, STACK_END, HEAP_END = 2 << 20, 4 << 20, 64 << 20
 PRESENT, WRITABLE, USER, DIRTY, TAKEN = 1, 2, 4, 1 << 6, 1 << 9  # bits of an entry of a page table
-SHARED = (
-    "PAGE HALF TOP_TABLE PROGRAM LEAVES STACK HEAP_END PRESENT WRITABLE USER DIRTY TAKEN"  # with the kernel
-)
+SHARED = "PAGE HALF BLOCK TOP_TABLE PROGRAM LEAVES STACK HEAP_END PRESENT WRITABLE USER DIRTY TAKEN"  # with the kernel
 COMPILE = (
     "-O1 -w -ffreestanding -nostdlib -static -no-pie -fno-pic -fno-stack-protector -fcf-protection=none"
     f" -mno-red-zone -mgeneral-regs-only -Wl,--section-start=.start={BOOT:#x},-Ttext={BOOT + PAGE:#x}"
@@ -138,7 +135,7 @@ def run(bochs: str, memory: Memory, folder: Path) -> int:
     rom.write_bytes(bytes(0xFFF0) + jump.ljust(16, b"\0"))
     settings.write_text(f"""
 cpu: model=sapphire_rapids, count=1, ips=100000000, reset_on_triple_fault=0
-memory: guest={2 * HALF >> 20}, host={2 * HALF >> 20}, block_size=8192
+memory: guest={2 * HALF >> 20}, host={2 * HALF >> 20}, block_size={BLOCK >> 10}
 romimage: file={rom}, address=0xffff0000
 vgaromimage: file={rom}
 optramimage1: file={ram}, address=0
@@ -164,7 +161,7 @@ def main() -> int:
         raise SystemExit(__doc__)
     bochs, compiler = shutil.which(os.environ.get("BOCHS", "bochs")), shutil.which(os.environ.get("CC", "cc"))
     if not bochs:
-        missing("no program `bochs`, the emulator ($BOCHS may name it); this file tells how to configure it")
+        missing("no program `bochs`, the emulator ($BOCHS may name it); build_bochs.sh makes it")
     if not compiler:
         missing("no C compiler `cc` ($CC may name it)")
     assert bochs and compiler

@@ -5,7 +5,6 @@
 typedef unsigned long u64;
 #define TEXT(name) TEXT_OF(name)
 #define TEXT_OF(value) #value
-enum { BLOCK = 8 << 20 };                                      /* of RAM, see `settings` */
 enum { NONE = TAKEN | PRESENT | WRITABLE, ALL = NONE | USER }; /* rights to a page */
 static u64 *const leaves = (u64 *)LEAVES, *const leaves_of_parent = (u64 *)(HALF + LEAVES);
 static struct {

@@ -100,6 +100,29 @@ def as_real_array(x: Any, dtype: np.dtype, name: str) -> np.ndarray:
     return np.require(array, dtype, ["C", "A"])
 
 
+def as_states(layer: Any, state: Any, n: int, name: str) -> tuple[np.ndarray | None, ...] | None:
+    """The checked states of `n` sequences of a recurrent layer, or of a stack of them; None, or a None entry, stays."""
+    if state is None:
+        return None
+    names = layer.state_names
+    if isinstance(state, np.ndarray):
+        state = (state,)
+    if not isinstance(state, (tuple, list)):
+        raise TypeError(f"{name} must be a tuple of arrays ({', '.join(names)}), got {type(state).__name__}")
+    if len(state) != len(names):
+        raise ValueError(f"{name} has {len(state)} arrays; expected {len(names)}: {', '.join(names)}")
+    checked: list[np.ndarray | None] = []
+    for label, value in zip(names, state, strict=True):
+        if value is not None:
+            size = layer.recurrent_size if label == "h" else layer.hidden_size
+            shape = (layer.num_layers * layer.directions, n, size)
+            value = as_real_array(value, layer.dtype, f"{name} {label}")
+            if value.shape != shape:
+                raise ValueError(f"{name} {label} has shape {value.shape}; expected {shape}")
+        checked.append(value)
+    return tuple(checked)
+
+
 class Parameterized:
     """Base of the layers. A subclass sets `parameter_shapes` and `dtype`, then calls `_allocate`."""
 

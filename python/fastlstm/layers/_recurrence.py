@@ -14,6 +14,7 @@ from fastlstm.layers._parameters import (
     Parameterized,
     as_lengths,
     as_real_array,
+    as_states,
     first_rows,
     whole_sequences,
 )
@@ -204,29 +205,6 @@ class Recurrence(Parameterized):
             return h, np.empty((rows, n, self.hidden_size), self.dtype)
         return (h, *[np.empty((rows, n, self.hidden_size), self.dtype) for _ in range(rest)])
 
-    def _check_state(self, state: Any, n: int, name: str) -> tuple[np.ndarray | None, ...] | None:
-        if state is None:
-            return None
-        names = self.state_names
-        if isinstance(state, np.ndarray):
-            state = (state,)
-        if not isinstance(state, (tuple, list)):
-            raise TypeError(
-                f"{name} must be a tuple of arrays ({', '.join(names)}), got {type(state).__name__}"
-            )
-        if len(state) != len(names):
-            raise ValueError(f"{name} has {len(state)} arrays; expected {len(names)}: {', '.join(names)}")
-        checked: list[np.ndarray | None] = []
-        for label, value in zip(names, state, strict=True):
-            if value is not None:
-                size = self.recurrent_size if label == "h" else self.hidden_size
-                shape = (self.num_layers * self.directions, n, size)
-                value = as_real_array(value, self.dtype, f"{name} {label}")
-                if value.shape != shape:
-                    raise ValueError(f"{name} {label} has shape {value.shape}; expected {shape}")
-            checked.append(value)
-        return tuple(checked)
-
     @property
     def _learned_states(self) -> tuple[str, ...]:
         """Names of the states whose first value is a parameter."""
@@ -407,7 +385,7 @@ class Recurrence(Parameterized):
             dy = as_real_array(dy, self.dtype, "dy")
             if dy.shape != (n, steps, self.output_size):
                 raise ValueError(f"dy has shape {dy.shape}; expected {(n, steps, self.output_size)}")
-        dstate = self._check_state(dstate, n, "dstate")
+        dstate = as_states(self, dstate, n, "dstate")
         if segments is not None and dstate is not None:
             dstate = segments.spread(dstate, self.directions, initial=False)
         dx = np.zeros((n, steps, self.input_size), self.dtype)
@@ -442,7 +420,7 @@ class Recurrence(Parameterized):
         allocate = np.empty if lengths is None else np.zeros  # what follows a sequence's end is zero
         lengths, (starts, _) = as_lengths(lengths, n, steps), whole_sequences(n, steps)
         y = allocate((n, steps, self.output_size), self.dtype)
-        state = self._check_state(state, n, "state")
+        state = as_states(self, state, n, "state")
         decay = self._check_delta_t(delta_t, n, steps, lengths)
         segments = None if resets is None else Segments(as_resets(resets, n, steps), lengths)
         takes = None

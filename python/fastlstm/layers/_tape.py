@@ -41,9 +41,8 @@ class Tape:
         self.starts: np.ndarray
         self._y_starts: np.ndarray | None = None
         self.padded_steps = 0
-        self.fresh: dict[
-            str, Any
-        ] = {}  # places and sequences that started from learned states: a mask, or all or none
+        # places and sequences that started from learned states: a mask, or all or none
+        self.fresh: dict[str, Any] = {}
         self.segments: Segments | None = None  # that the core took for the sequences
 
     @property

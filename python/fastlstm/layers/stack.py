@@ -15,6 +15,7 @@ from fastlstm.layers._parameters import (
     as_lengths,
     as_real_array,
     as_size,
+    as_states,
     first_rows,
 )
 from fastlstm.layers._segments import Segments, as_resets
@@ -390,10 +391,6 @@ class Stack(Parameterized):
 
     # ---- padded batches ----
 
-    def _check_state(self, state: Any, n: int, name: str) -> tuple[np.ndarray | None, ...] | None:
-        """By the check of LSTM, which goes by sizes that a stack has too."""
-        return LSTM._check_state(self, state, n, name)  # type: ignore[arg-type]
-
     def _run_padded(
         self,
         x: Any,
@@ -414,7 +411,7 @@ class Stack(Parameterized):
         lengths = as_lengths(lengths, n, steps)
         real = np.arange(steps) < lengths[:, None]
         decay = self.layers[0]._check_delta_t(delta_t, n, steps, lengths)
-        state = self._check_state(state, n, "state")
+        state = as_states(self, state, n, "state")
         segments, takes, ways = None, None, self.directions
         if resets is not None:
             segments = Segments(as_resets(resets, n, steps), lengths)
@@ -468,7 +465,7 @@ class Stack(Parameterized):
     ) -> dict[str, Any]:
         """As :meth:`LSTM.return_all`: everything that the recurrent layers compute, and the stack's output."""
         y, final = self(x, state, lengths, delta_t=delta_t, resets=resets)
-        state = self._check_state(state, len(y), "state")
+        state = as_states(self, state, len(y), "state")
         below = rows = as_real_array(x, self.dtype, "x")
         of_layers = []
         for level, layer in enumerate(self.layers):
@@ -536,7 +533,7 @@ class Stack(Parameterized):
             if dy.shape != (*real.shape, self.output_size):
                 raise ValueError(f"dy has shape {dy.shape}; expected {(*real.shape, self.output_size)}")
             dy = dy[real]
-        dstate = self._check_state(dstate, len(real), "dstate")
+        dstate = as_states(self, dstate, len(real), "dstate")
         if segments is not None and dstate is not None:
             dstate = segments.spread(dstate, ways, initial=False)
         rows, initial = self.run_backward(tape, dy, dstate, want_dx=True, want_dstate=True)

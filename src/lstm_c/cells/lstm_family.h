@@ -28,8 +28,7 @@ FL_INLINE int fl_lstm_late_slot(const fl_lstm_variant v)
 #endif
 
 /* The squashing of c, and the derivatives of both squashings from their values. The functions of
- * 1997 are 2 tanh(z / 2), in
- * [-2, 2], and tanh(c / 2). */
+ * 1997 are 2 tanh(z / 2), in [-2, 2], and tanh(c / 2). */
 FL_INLINE vec FL_T(input_slope)(vec g, const fl_lstm_variant v)
 {
     if (v.squash_1997)

@@ -305,7 +305,7 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
     const fl_recurrent *layer = run->layer;
     const fl_part *part = &layer->part[p];
     int64_t width = FL_BLOCK_VECTORS * layer->lanes,
-            blocks = (part->gate_columns + width - 1) / width, first, end;
+            blocks = FL_T(unit_blocks)(part->gate_columns, layer->lanes), first, end;
     int64_t depth = FL_T(input_depth)(layer, layer->packed[index].input),
             total = run->tape->ragged.rows;
     real *gradient =
