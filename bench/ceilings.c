@@ -187,6 +187,7 @@ TARGET("amx-tile") static void amx_configure(void)
         config.row_bytes[j] = 64;
         config.rows[j] = 16;
     }
+    __asm__ volatile("" ::"r"(&config) : "memory"); /* GCC 12 thinks that only 8 bytes are read */
     _tile_loadconfig(&config);
     _tile_zero(0);
     _tile_zero(1);

@@ -271,14 +271,12 @@ static void test_tile_gemm(const tile_case *of, int parts, int columns_side_by_s
         tile_split_block(&operand);
     }
     fl_tile_gemm gemm = {.rows = of->rows,
-                         .depth = of->depth,
                          .block_end = BLOCKS,
+                         .factor = {{split_a, split_b, of->depth, 0, of->width}},
                          .descending = columns_side_by_side,
                          .width = of->width,
                          .columns = columns,
                          .parts = parts,
-                         .a = split_a,
-                         .b = split_b,
                          .c = c,
                          .c_row = columns};
     tile_gemm(&gemm);
@@ -332,13 +330,11 @@ static void test_tile_limits(void)
     tile_split_rows(&rows);
     tile_split_block(&block);
     fl_tile_gemm gemm = {.rows = ROWS,
-                         .depth = DEPTH,
                          .block_end = 1,
+                         .factor = {{split_a, split_b, DEPTH, 0, 1}},
                          .width = 1,
                          .columns = 1,
                          .parts = 3,
-                         .a = split_a,
-                         .b = split_b,
                          .c = c,
                          .c_row = 1};
     tile_gemm(&gemm);

@@ -50,13 +50,11 @@ static int multiplies(const fl_tile_kernels *tiles)
     tiles->split_rows(&rows);
     tiles->split_block(&block);
     fl_tile_gemm gemm = {.rows = ROWS,
-                         .depth = DEPTH,
                          .block_end = 1,
+                         .factor = {{split_a, split_b, DEPTH, 0, COLUMNS}},
                          .width = COLUMNS,
                          .columns = COLUMNS,
                          .parts = 1,
-                         .a = split_a,
-                         .b = split_b,
                          .c = c,
                          .c_row = COLUMNS};
     tiles->gemm(&gemm);

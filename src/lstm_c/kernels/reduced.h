@@ -52,19 +52,33 @@ typedef struct fl_tile_operand {
     void *to;
 } fl_tile_operand;
 
-/* C = init + A B for blocks of columns [block_first, block_end); `=`, c may be init. */
-typedef struct fl_tile_gemm {
-    int64_t rows, depth, block_first, block_end, descending;
-    int64_t width;        /* columns of a block, at most 64 */
-    int64_t c_block;      /* columns of C and init from block to block; 0: width */
-    int64_t columns;      /* of C; the rest of the last block is not written */
-    int64_t rows_written; /* the first ones; 0: all */
-    int parts;
+/* A B, which goes into columns [first, first + columns) of each block of C; `first` is whole tiles.
+ */
+typedef struct fl_tile_factor {
     const void *a, *b; /* split */
+    int64_t depth;     /* 0: no such factor */
+    int64_t first, columns;
+} fl_tile_factor;
+
+enum { FL_TILE_SUMS_ROW = 64 };
+/* C = init + the products of the factors, for blocks of columns [block_first, block_end); `=`, c
+ * may be init. */
+typedef struct fl_tile_gemm {
+    int64_t rows, block_first, block_end, descending;
+    fl_tile_factor factor[2]; /* of the same rows */
+    int64_t width;            /* columns of a block of C, at most FL_TILE_SUMS_ROW */
+    int64_t c_block;          /* columns of C and init from block to block; 0: width */
+    int64_t columns;          /* of C; the rest of the last block is not written */
+    int64_t rows_written;     /* the first ones; 0: all */
+    int parts;
     const float *init; /* or NULL: zero */
     int64_t init_row;  /* 0: one row for all */
-    float *c;
+    float *c;          /* or NULL: `finish` alone has it */
     int64_t c_row;
+    /* Called for rows [row, row + rows) of a block of C when they are there, or NULL; without c,
+     * they are `sums`, (rows, FL_TILE_SUMS_ROW). The rest of C may be multiplied meanwhile. */
+    void (*finish)(void *context, int64_t block, int64_t row, int64_t rows, const float *sums);
+    void *context;
 } fl_tile_gemm;
 
 typedef struct fl_tile_kernels {

@@ -6,12 +6,21 @@
  * with one part the plain bfloat16 product. Sums are float32 in the registers of the tiles; a
  * product of two bfloat16 numbers is exact there. (Henry, Tang and Heinecke, arXiv 1904.06376.)
  *
- * Per step of the depth (32) and with three parts: 24 products of 16 cycles, 27 loads of 8 of which
- * half are repeated and hit L1. A product has a latency of about 52 cycles, so four sums go in
- * turns. Rows are cut into tiles of equal height, at most 16; fewer than 13 rows cost what 13 do.
+ * A square of two row tiles by two column tiles has four sums, and each tile that it loads serves
+ * two products: 14 loads for the 24 products of six terms. A single row tile goes with four column
+ * tiles. Rows are cut into tiles of equal height, at most 16.
+ *
+ * Products of tiles take one port and the registers' loads others; the rest of the core is free. So
+ * what becomes of the sums of one piece of C is done while the next piece is multiplied, some rows
+ * after each step of the depth.
  */
+#include <math.h>
+
 #include "kernels/reduced.h"
 #include "simd/tiles.h"
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 /* ---- numbers in parts ---- */
 
@@ -62,46 +71,67 @@ FL_INLINE int64_t padded_to(int64_t count, int64_t unit)
     return (count + unit - 1) / unit * unit;
 }
 
-/* Rows of each tile of A, of which there are as few as can be; and of all of them. */
+/* Rows of each tile of A, of which there are as few as can be. */
 FL_INLINE int64_t tile_height(int64_t rows)
 {
     int64_t tiles = (rows + FL_TILE_SIDE - 1) / FL_TILE_SIDE;
     return (rows + tiles - 1) / tiles;
 }
-FL_INLINE int64_t rows_of_tiles(int64_t rows)
-{
-    return padded_to(rows, tile_height(rows));
-}
 
-/* Contiguous values -> to[part * part_stride + i]. */
-FL_INLINE void split_row(const float *FL_RESTRICT values, int64_t count, const int parts,
-                         uint16_t *FL_RESTRICT to, int64_t part_stride)
+typedef float tile_lanes __attribute__((vector_size(64)));
+typedef uint32_t tile_words __attribute__((vector_size(64)));
+
+/* The next part of 16 values, in the upper halves, which is taken from them. */
+#if defined(__AVX512BF16__)
+FL_INLINE tile_words take_part(tile_lanes *values)
 {
-    uint16_t *FL_RESTRICT second = to + part_stride, *FL_RESTRICT third = to + 2 * part_stride;
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t part[3];
-        split_value(values[i], parts, part);
-        to[i] = (uint16_t)(part[0] >> 16);
-        if (parts > 1)
-            second[i] = (uint16_t)(part[1] >> 16);
-        if (parts > 2)
-            third[i] = (uint16_t)(part[2] >> 16);
+    const __m512 from = (__m512)*values, infinity = _mm512_set1_ps((float)INFINITY);
+    __m512i part = _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(from)), 16);
+    __mmask16 wide = _mm512_cmp_ps_mask(_mm512_abs_ps((__m512)part), infinity, _CMP_NLT_UQ);
+    if (__builtin_expect(wide != 0, 0)) { /* or would be, if it were rounded */
+        __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(from), infinity, _CMP_LT_OQ);
+        part = _mm512_mask_and_epi32(part, wide & finite, (__m512i)from,
+                                     _mm512_set1_epi32((int)0xffff0000u));
+        *values = (tile_lanes)_mm512_maskz_sub_ps((__mmask16)(~wide | finite), from, (__m512)part);
+    } else {
+        *values = (tile_lanes)_mm512_sub_ps(from, (__m512)part);
+    }
+    return (tile_words)part;
+}
+#else
+FL_INLINE tile_words take_part(tile_lanes *values)
+{
+    tile_words part;
+    for (int i = 0; i < FL_TILE_SIDE; i++) {
+        part[i] = nearest_bfloat16(tile_bits((*values)[i]));
+        (*values)[i] = rest_of((*values)[i], part[i]);
+    }
+    return part;
+}
+#endif
+
+/* 16 values -> the parts, to[part * part_stride + i]. */
+FL_INLINE void split_lanes(tile_lanes values, const int parts, uint16_t *to, int64_t part_stride)
+{
+    typedef uint16_t halves __attribute__((vector_size(32)));
+    for (int p = 0; p < parts; p++, to += part_stride) {
+        halves part = __builtin_convertvector(take_part(&values) >> 16, halves);
+        memcpy(to, &part, sizeof part);
     }
 }
 
-FL_INLINE void split_row_of(const float *values, int64_t count, int parts, uint16_t *to,
-                            int64_t part_stride)
+/* The first `count` of 16 values, the others 0; none if that is not positive. */
+FL_INLINE tile_lanes load_lanes(const float *values, int64_t count)
 {
-    if (parts == 1)
-        split_row(values, count, 1, to, part_stride);
-    else if (parts == 2)
-        split_row(values, count, 2, to, part_stride);
-    else
-        split_row(values, count, 3, to, part_stride);
+    tile_lanes lanes = {0};
+    if (count >= FL_TILE_SIDE)
+        memcpy(&lanes, values, sizeof lanes);
+    else if (count > 0)
+        memcpy(&lanes, values, sizeof(float) * (size_t)count);
+    return lanes;
 }
 
 /* t[i][j] = values[j * stride + i]: 16 rows of 16 or fewer columns that lie the other way. */
-typedef float tile_lanes __attribute__((vector_size(64)));
 #define FL_TILE_SWAP(low, high, first, second)                                                     \
     do {                                                                                           \
         tile_lanes a_ = (low), b_ = (high);                                                        \
@@ -144,27 +174,49 @@ FL_INLINE void transpose_square(const float *values, int64_t stride, int64_t row
             FL_TILE_SWAP(t[i], t[i + 1], FL_LOW1, FL_HIGH1);
 }
 
-/* A (rows, depth) -> (parts, rows of whole tiles, depth padded to 32), padding zero. */
+/* Where a value of row `row` and depth `k` of A has its first part; the others are a tile further
+ * each. A lies as (row tiles, steps of the depth, parts, 16, 32). */
+FL_INLINE uint16_t *split_place(const fl_tile_operand *of, int64_t height, int64_t row, int64_t k)
+{
+    int64_t steps = (of->depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH;
+    return (uint16_t *)of->to +
+           ((row / height * steps + k / FL_TILE_DEPTH) * of->parts * FL_TILE_SIDE + row % height) *
+               FL_TILE_DEPTH +
+           k % FL_TILE_DEPTH;
+}
+
+/* A (rows, depth), padding zero. */
+FL_INLINE void split_rows(const fl_tile_operand *from, const int parts)
+{
+    const int64_t tile = FL_TILE_BYTES / 2, height = tile_height(from->rows),
+                  rows = padded_to(from->rows, height),
+                  depth = padded_to(from->depth, FL_TILE_DEPTH);
+    for (int64_t row = 0; row < rows; row++) {
+        const float *values = from->values + row * from->row_stride;
+        uint16_t *to = split_place(from, height, row, 0);
+        for (int64_t k = 0; k < depth; k += FL_TILE_SIDE) {
+            int64_t left = row < from->rows ? from->depth - k : 0;
+            split_lanes(load_lanes(values + k, left), parts, to, tile);
+            to += k % FL_TILE_DEPTH ? parts * tile - FL_TILE_SIDE : FL_TILE_SIDE;
+        }
+    }
+}
 static void tile_split_rows(const fl_tile_operand *from)
 {
-    int64_t depth = padded_to(from->depth, FL_TILE_DEPTH), rows = rows_of_tiles(from->rows),
-            part_stride = rows * depth;
-    uint16_t *to = from->to;
-    for (int64_t row = 0; row < rows; row++, to += depth) {
-        int64_t count = row < from->rows ? from->depth : 0;
-        if (count)
-            split_row_of(from->values + row * from->row_stride, count, from->parts, to,
-                         part_stride);
-        for (int part = 0; part < from->parts; part++)
-            memset(to + part * part_stride + count, 0, 2 * (size_t)(depth - count));
-    }
+    if (from->parts == 1)
+        split_rows(from, 1);
+    else if (from->parts == 2)
+        split_rows(from, 2);
+    else
+        split_rows(from, 3);
 }
 
 /* The same for rows that lie side by side (row_stride 1). */
-static void tile_split_columns(const fl_tile_operand *from)
+FL_INLINE void split_columns(const fl_tile_operand *from, const int parts)
 {
-    int64_t depth = padded_to(from->depth, FL_TILE_DEPTH), rows = rows_of_tiles(from->rows),
-            part_stride = rows * depth;
+    const int64_t tile = FL_TILE_BYTES / 2, height = tile_height(from->rows),
+                  rows = padded_to(from->rows, height),
+                  depth = padded_to(from->depth, FL_TILE_DEPTH);
     for (int64_t row = 0; row < rows; row += FL_TILE_SIDE)
         for (int64_t k = 0; k < depth; k += FL_TILE_SIDE) {
             int64_t here = from->rows - row, left = from->depth - k;
@@ -172,127 +224,271 @@ static void tile_split_columns(const fl_tile_operand *from)
             transpose_square(from->values + row + k * from->depth_stride, from->depth_stride,
                              here < FL_TILE_SIDE ? here : FL_TILE_SIDE, left, square);
             for (int i = 0; i < FL_TILE_SIDE && row + i < rows; i++)
-                split_row_of((const float *)&square[i], FL_TILE_SIDE, from->parts,
-                             (uint16_t *)from->to + (row + i) * depth + k, part_stride);
+                split_lanes(square[i], parts, split_place(from, height, row + i, k), tile);
         }
 }
 
-/* Two depths of a tile of a block: pairs of values `columns` apart -> to[part][i], a pair in 32
- * bits. */
-FL_INLINE void split_pairs(const float *FL_RESTRICT even, const float *FL_RESTRICT odd,
-                           int64_t count, const int parts, uint32_t *FL_RESTRICT to)
+static void tile_split_columns(const fl_tile_operand *from)
 {
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t low[3], high[3];
-        split_value(even[i], parts, low);
-        split_value(odd[i], parts, high);
-        for (int p = 0; p < parts; p++)
-            to[p * FL_TILE_BYTES / 4 + i] = low[p] >> 16 | high[p];
-    }
+    if (from->parts == 1)
+        split_columns(from, 1);
+    else if (from->parts == 2)
+        split_columns(from, 2);
+    else
+        split_columns(from, 3);
 }
 
 /* A block B (depth, columns), columns side by side -> (steps of the depth, tiles of columns, parts,
- * 16, 16, 2). `rows` of the operand are its columns. */
-static void tile_split_block(const fl_tile_operand *from)
+ * 16, 16, 2), a pair of depths in 32 bits. `rows` of the operand are its columns. */
+FL_INLINE void split_block(const fl_tile_operand *from, const int parts)
 {
-    static const float nothing[FL_TILE_SIDE];
     uint32_t *to = from->to;
     for (int64_t k = 0; k < from->depth; k += FL_TILE_DEPTH)
-        for (int64_t first = 0; first < from->rows;
-             first += FL_TILE_SIDE, to += from->parts * FL_TILE_BYTES / 4) {
-            int64_t left = from->rows - first, count = left < FL_TILE_SIDE ? left : FL_TILE_SIDE;
-            memset(to, 0, (size_t)(from->parts * FL_TILE_BYTES));
-            for (int pair = 0; pair < FL_TILE_SIDE && k + 2 * pair < from->depth; pair++) {
-                const float *even = from->values + first + (k + 2 * pair) * from->depth_stride,
-                            *odd = k + 2 * pair + 1 < from->depth ? even + from->depth_stride
-                                                                  : nothing;
-                if (from->parts == 1)
-                    split_pairs(even, odd, count, 1, to + pair * FL_TILE_SIDE);
-                else if (from->parts == 2)
-                    split_pairs(even, odd, count, 2, to + pair * FL_TILE_SIDE);
-                else
-                    split_pairs(even, odd, count, 3, to + pair * FL_TILE_SIDE);
+        for (int64_t first = 0; first < from->rows; first += FL_TILE_SIDE) {
+            const float *values = from->values + k * from->depth_stride + first;
+            for (int64_t pair = k; pair < k + FL_TILE_DEPTH;
+                 pair += 2, to += FL_TILE_SIDE, values += 2 * from->depth_stride) {
+                int64_t left = from->rows - first;
+                tile_lanes even = load_lanes(values, pair < from->depth ? left : 0),
+                           odd = load_lanes(values + from->depth_stride,
+                                            pair + 1 < from->depth ? left : 0);
+                for (int p = 0; p < parts; p++) {
+                    tile_words low = take_part(&even) >> 16, both = low | take_part(&odd);
+                    memcpy(to + p * FL_TILE_BYTES / 4, &both, sizeof both);
+                }
             }
+            to += (parts - 1) * FL_TILE_BYTES / 4;
         }
+}
+static void tile_split_block(const fl_tile_operand *from)
+{
+    if (from->parts == 1)
+        split_block(from, 1);
+    else if (from->parts == 2)
+        split_block(from, 2);
+    else
+        split_block(from, 3);
 }
 
 /* ---- the product ---- */
 
-/* One term: the part of the rows in register A (4 to 6) times part B of every column tile.
- * Neighbouring products have sums of their own, so that none waits for another. */
-#define FL_TILE_TERM(A, B)                                                                         \
-    do {                                                                                           \
-        FL_TILE_TERM_OF(0, A, B);                                                                  \
-        if (n_tiles > 1)                                                                           \
-            FL_TILE_TERM_OF(1, A, B);                                                              \
-        if (n_tiles > 2)                                                                           \
-            FL_TILE_TERM_OF(2, A, B);                                                              \
-        if (n_tiles > 3)                                                                           \
-            FL_TILE_TERM_OF(3, A, B);                                                              \
-    } while (0)
-#define FL_TILE_TERM_OF(C, A, B)                                                                   \
-    do {                                                                                           \
-        t_load(tiles, 7, b + ((C) * parts + (B)) * FL_TILE_BYTES, 64);                             \
-        t_dot(tiles, C, A, 7);                                                                     \
-    } while (0)
+enum { SUMS_ROW = FL_TILE_SUMS_ROW };
 
-/* sums (height, columns) = a tile's rows of A times one block of B; columns: 16 a tile. */
-FL_INLINE void tile_product(fl_tiles *tiles, const fl_tile_gemm *g, const int parts,
-                            const int n_tiles, const uint16_t *a, const char *b, float *sums)
+/* A piece of C, of one or two row tiles and a block of columns, that has been multiplied; rows
+ * [next, rows) of it have not been handed over yet. */
+typedef struct tile_piece {
+    const fl_tile_gemm *g;
+    float *sums; /* (rows, SUMS_ROW) */
+    int64_t block, row, rows, next;
+} tile_piece;
+
+/* C = init + sums of its next `count` rows, or the sums themselves; and to who wants to know. */
+static __attribute__((noinline)) void hand_over(tile_piece *piece, int64_t count)
 {
-    int64_t depth = padded_to(g->depth, FL_TILE_DEPTH), a_bytes = 2 * depth,
-            part_stride = rows_of_tiles(g->rows) * depth;
+    const fl_tile_gemm *g = piece->g;
+    int64_t from = piece->row + piece->next,
+            first = piece->block * (g->c_block ? g->c_block : g->width),
+            behind = g->columns - first, columns = behind < g->width ? behind : g->width;
+    float *sums = piece->sums + piece->next * SUMS_ROW;
+    piece->next += count;
+    for (int64_t r = 0; r < count; r++) {
+        const float *init = g->init ? g->init + (from + r) * g->init_row + first : NULL;
+        float *sum = sums + r * SUMS_ROW;
+        float *c = g->c ? g->c + (from + r) * g->c_row + first : sum;
+        if (init && columns == SUMS_ROW)
+            for (int64_t j = 0; j < SUMS_ROW; j++)
+                c[j] = init[j] + sum[j];
+        else if (init)
+            for (int64_t j = 0; j < columns; j++)
+                c[j] = init[j] + sum[j];
+        else if (g->c)
+            memcpy(c, sum, sizeof(float) * (size_t)columns);
+    }
+    if (g->finish)
+        g->finish(g->context, piece->block, from, count, sums);
+}
+
+/* After each step of the depth, as many rows as are in a register tile of AVX-512. */
+FL_INLINE void hand_over_some(tile_piece *piece)
+{
+    enum { ROWS = 6 };
+    int64_t left = piece->rows - piece->next;
+    if (left > 0)
+        hand_over(piece, left < ROWS ? left : ROWS);
+}
+FL_INLINE void hand_over_rest(tile_piece *piece)
+{
+    if (piece->next < piece->rows)
+        hand_over(piece, piece->rows - piece->next);
+}
+
+/* A factor's tiles of a block: where they are, and which column tiles of C they are for. */
+typedef struct tile_block {
+    const char *a, *b;
+    int64_t steps, a_tile, b_step; /* steps of the depth; bytes to the next row tile, and step */
+    int first, end;
+} tile_block;
+
+FL_INLINE tile_block block_of(const fl_tile_gemm *g, const fl_tile_factor *factor, int64_t block,
+                              int64_t row_tile)
+{
+    int64_t steps = (factor->depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH,
+            tiles = (factor->columns + FL_TILE_SIDE - 1) / FL_TILE_SIDE;
+    tile_block found = {.steps = steps,
+                        .a_tile = steps * g->parts * FL_TILE_BYTES,
+                        .b_step = tiles * g->parts * FL_TILE_BYTES,
+                        .first = (int)(factor->first / FL_TILE_SIDE)};
+    found.end = found.first + (int)tiles;
+    found.a = (const char *)factor->a + row_tile * found.a_tile;
+    found.b = (const char *)factor->b + block * steps * found.b_step;
+    return found;
+}
+
+/* The terms of a product go in an order in which each differs from the one before in one part, and
+ * all that take a part of B stand together: hi lo, hi mid, mid mid, mid hi, lo hi, hi hi; with two
+ * parts hi lo, hi hi, lo hi. It is the same for every shape, as are the bits. */
+
+/* One row tile, of which A's parts fill registers 4 to 6, by all column tiles, of which register 7
+ * has a part: it is loaded once, for the terms that it is in. */
+#define FL_ROW_TERMS(C, B, TERMS, FIRST, SECOND, THIRD)                                            \
+    do {                                                                                           \
+        if (of.first <= (C) && (C) < of.end) {                                                     \
+            t_load(tiles, 7, b + ((C) * parts + (B)) * FL_TILE_BYTES, 64);                         \
+            t_dot(tiles, C, FIRST, 7);                                                             \
+            if ((TERMS) > 1)                                                                       \
+                t_dot(tiles, C, SECOND, 7);                                                        \
+            if ((TERMS) > 2)                                                                       \
+                t_dot(tiles, C, THIRD, 7);                                                         \
+        }                                                                                          \
+    } while (0)
+#define FL_ROW_PART(B, TERMS, FIRST, SECOND, THIRD)                                                \
+    do {                                                                                           \
+        FL_ROW_TERMS(0, B, TERMS, FIRST, SECOND, THIRD);                                           \
+        FL_ROW_TERMS(1, B, TERMS, FIRST, SECOND, THIRD);                                           \
+        FL_ROW_TERMS(2, B, TERMS, FIRST, SECOND, THIRD);                                           \
+        FL_ROW_TERMS(3, B, TERMS, FIRST, SECOND, THIRD);                                           \
+    } while (0)
+FL_INLINE void multiply_row(fl_tiles *tiles, const fl_tile_gemm *g, const int parts, int64_t block,
+                            float *sums, tile_piece *before)
+{
     (void)tiles; /* the registers themselves, where there are any */
     t_zero(tiles, 0);
-    if (n_tiles > 1)
-        t_zero(tiles, 1);
-    if (n_tiles > 2)
-        t_zero(tiles, 2);
-    if (n_tiles > 3)
-        t_zero(tiles, 3);
-    for (int64_t k = 0; k < depth; k += FL_TILE_DEPTH, b += n_tiles * parts * FL_TILE_BYTES) {
-        t_load(tiles, 4, a + k, a_bytes);
-        if (parts > 2) {
-            t_load(tiles, 6, a + 2 * part_stride + k, a_bytes);
-            FL_TILE_TERM(4, 2);
-            FL_TILE_TERM(6, 0);
-        }
-        if (parts > 1) {
-            t_load(tiles, 5, a + part_stride + k, a_bytes);
+    t_zero(tiles, 1);
+    t_zero(tiles, 2);
+    t_zero(tiles, 3);
+    for (int f = 0; f < 2 && g->factor[f].depth; f++) {
+        const tile_block of = block_of(g, &g->factor[f], block, 0);
+        const char *a = of.a, *b = of.b - of.first * parts * FL_TILE_BYTES;
+        for (int64_t k = 0; k < of.steps; k++, a += parts * FL_TILE_BYTES, b += of.b_step) {
+            t_load(tiles, 4, a, 64);
+            if (parts > 1)
+                t_load(tiles, 5, a + FL_TILE_BYTES, 64);
             if (parts > 2)
-                FL_TILE_TERM(5, 1);
-            FL_TILE_TERM(4, 1);
-            FL_TILE_TERM(5, 0);
+                t_load(tiles, 6, a + 2 * FL_TILE_BYTES, 64);
+            if (parts == 1) {
+                FL_ROW_PART(0, 1, 4, 4, 4);
+            } else if (parts == 2) {
+                FL_ROW_PART(1, 1, 4, 4, 4);
+                FL_ROW_PART(0, 2, 4, 5, 5);
+            } else {
+                FL_ROW_PART(2, 1, 4, 4, 4);
+                FL_ROW_PART(1, 2, 4, 5, 5);
+                FL_ROW_PART(0, 3, 5, 6, 4);
+            }
+            hand_over_some(before);
         }
-        FL_TILE_TERM(4, 0);
     }
-    t_store(tiles, 0, sums, 64 * n_tiles);
-    if (n_tiles > 1)
-        t_store(tiles, 1, sums + 16, 64 * n_tiles);
-    if (n_tiles > 2)
-        t_store(tiles, 2, sums + 32, 64 * n_tiles);
-    if (n_tiles > 3)
-        t_store(tiles, 3, sums + 48, 64 * n_tiles);
+    t_store(tiles, 0, sums, 4 * SUMS_ROW);
+    if (g->width > FL_TILE_SIDE)
+        t_store(tiles, 1, sums + FL_TILE_SIDE, 4 * SUMS_ROW);
+    if (g->width > 2 * FL_TILE_SIDE)
+        t_store(tiles, 2, sums + 2 * FL_TILE_SIDE, 4 * SUMS_ROW);
+    if (g->width > 3 * FL_TILE_SIDE)
+        t_store(tiles, 3, sums + 3 * FL_TILE_SIDE, 4 * SUMS_ROW);
 }
-#undef FL_TILE_TERM
-#undef FL_TILE_TERM_OF
 
-FL_INLINE void tile_product_of(fl_tiles *tiles, const fl_tile_gemm *g, const int parts,
-                               const uint16_t *a, const char *b, float *sums)
+/* A square: `two_rows` row tiles, of which registers 4 and 5 have a part of A, by column tiles
+ * `left` and left + 1, of which 6 and 7 have a part of B. */
+#define FL_SQUARE_A(PART)                                                                          \
+    do {                                                                                           \
+        t_load(tiles, 4, a + (PART) * FL_TILE_BYTES, 64);                                          \
+        if (two_rows)                                                                              \
+            t_load(tiles, 5, a + of.a_tile + (PART) * FL_TILE_BYTES, 64);                          \
+    } while (0)
+#define FL_SQUARE_B(PART)                                                                          \
+    do {                                                                                           \
+        if (has_left)                                                                              \
+            t_load(tiles, 6, b + (PART) * FL_TILE_BYTES, 64);                                      \
+        if (has_right)                                                                             \
+            t_load(tiles, 7, b + (parts + (PART)) * FL_TILE_BYTES, 64);                            \
+    } while (0)
+#define FL_SQUARE_TERM()                                                                           \
+    do {                                                                                           \
+        if (has_left)                                                                              \
+            t_dot(tiles, 0, 4, 6);                                                                 \
+        if (has_right)                                                                             \
+            t_dot(tiles, 1, 4, 7);                                                                 \
+        if (two_rows && has_left)                                                                  \
+            t_dot(tiles, 2, 5, 6);                                                                 \
+        if (two_rows && has_right)                                                                 \
+            t_dot(tiles, 3, 5, 7);                                                                 \
+    } while (0)
+FL_INLINE void multiply_square(fl_tiles *tiles, const fl_tile_gemm *g, const int parts,
+                               int64_t block, int64_t row_tile, int two_rows, int left, float *sums,
+                               int64_t height, tile_piece *before)
 {
-    switch ((int)(padded_to(g->width, FL_TILE_SIDE) / FL_TILE_SIDE)) {
-    case 1:
-        tile_product(tiles, g, parts, 1, a, b, sums);
-        break;
-    case 2:
-        tile_product(tiles, g, parts, 2, a, b, sums);
-        break;
-    case 3:
-        tile_product(tiles, g, parts, 3, a, b, sums);
-        break;
-    default:
-        tile_product(tiles, g, parts, 4, a, b, sums);
+    int columns = (int)((g->width + FL_TILE_SIDE - 1) / FL_TILE_SIDE),
+        two_columns = left + 1 < columns;
+    (void)tiles;
+    t_zero(tiles, 0);
+    t_zero(tiles, 1);
+    t_zero(tiles, 2);
+    t_zero(tiles, 3);
+    for (int f = 0; f < 2 && g->factor[f].depth; f++) {
+        const tile_block of = block_of(g, &g->factor[f], block, row_tile);
+        const int has_left = of.first <= left && left < of.end,
+                  has_right = of.first <= left + 1 && left + 1 < of.end;
+        const char *a = of.a, *b = of.b + (left - of.first) * parts * FL_TILE_BYTES;
+        for (int64_t k = 0; (has_left || has_right) && k < of.steps;
+             k++, a += parts * FL_TILE_BYTES, b += of.b_step) {
+            if (parts == 1) {
+                FL_SQUARE_A(0);
+                FL_SQUARE_B(0);
+                FL_SQUARE_TERM();
+            } else if (parts == 2) {
+                FL_SQUARE_A(0);
+                FL_SQUARE_B(1);
+                FL_SQUARE_TERM();
+                FL_SQUARE_B(0);
+                FL_SQUARE_TERM();
+                FL_SQUARE_A(1);
+                FL_SQUARE_TERM();
+            } else {
+                FL_SQUARE_A(0);
+                FL_SQUARE_B(2);
+                FL_SQUARE_TERM();
+                FL_SQUARE_B(1);
+                FL_SQUARE_TERM();
+                FL_SQUARE_A(1);
+                FL_SQUARE_TERM();
+                FL_SQUARE_B(0);
+                FL_SQUARE_TERM();
+                FL_SQUARE_A(2);
+                FL_SQUARE_TERM();
+                FL_SQUARE_A(0);
+                FL_SQUARE_TERM();
+            }
+            hand_over_some(before);
+        }
     }
+    sums += left * FL_TILE_SIDE;
+    t_store(tiles, 0, sums, 4 * SUMS_ROW);
+    if (two_columns)
+        t_store(tiles, 1, sums + FL_TILE_SIDE, 4 * SUMS_ROW);
+    if (two_rows)
+        t_store(tiles, 2, sums + height * SUMS_ROW, 4 * SUMS_ROW);
+    if (two_rows && two_columns)
+        t_store(tiles, 3, sums + height * SUMS_ROW + FL_TILE_SIDE, 4 * SUMS_ROW);
 }
 
 FL_INLINE int64_t rows_of_c(const fl_tile_gemm *g)
@@ -300,47 +496,44 @@ FL_INLINE int64_t rows_of_c(const fl_tile_gemm *g)
     return g->rows_written ? g->rows_written : g->rows;
 }
 
-/* c = init + sums for the rows, of `height`, and columns that there are. */
-static void tile_write(const fl_tile_gemm *g, int64_t height, int64_t row, int64_t block,
-                       const float *sums)
+/* Pieces of C, one after another; each is handed over while the next is multiplied. */
+FL_INLINE void multiply_pieces(fl_tiles *tiles, const fl_tile_gemm *g, const int parts)
 {
-    int64_t left = rows_of_c(g) - row, rows = left < height ? left : height,
-            first = block * (g->c_block ? g->c_block : g->width), behind = g->columns - first,
-            columns = behind < g->width ? behind : g->width,
-            sums_row = padded_to(g->width, FL_TILE_SIDE);
-    for (int64_t r = 0; r < rows; r++) {
-        const float *init = g->init ? g->init + (row + r) * g->init_row + first : NULL;
-        const float *sum = sums + r * sums_row;
-        float *c = g->c + (row + r) * g->c_row + first;
-        if (init)
-            for (int64_t j = 0; j < columns; j++)
-                c[j] = init[j] + sum[j];
-        else
-            memcpy(c, sum, sizeof(float) * (size_t)columns);
+    float sums[2][2 * FL_TILE_SIDE * SUMS_ROW] __attribute__((aligned(64)));
+    int64_t height = tile_height(g->rows), rows = rows_of_c(g), number = 0;
+    int alone = g->rows <= FL_TILE_SIDE;
+    tile_piece before = {0};
+    for (int64_t done = 0; done < g->block_end - g->block_first; done++) {
+        int64_t block = g->descending ? g->block_end - 1 - done : g->block_first + done;
+        for (int64_t row = 0; row < rows; row += 2 * height, number++) {
+            int64_t behind = rows - row;
+            tile_piece piece = {.g = g,
+                                .sums = sums[number & 1],
+                                .block = block,
+                                .row = row,
+                                .rows = behind < 2 * height ? behind : 2 * height};
+            if (alone)
+                multiply_row(tiles, g, parts, block, piece.sums, &before);
+            for (int left = 0; !alone && left * FL_TILE_SIDE < g->width; left += 2)
+                multiply_square(tiles, g, parts, block, row / height, piece.rows > height, left,
+                                piece.sums, height, &before);
+            hand_over_rest(&before);
+            before = piece;
+        }
     }
+    hand_over_rest(&before);
 }
 
 static void tile_gemm(const fl_tile_gemm *g)
 {
-    float sums[FL_TILE_SIDE * 4 * FL_TILE_SIDE] __attribute__((aligned(64)));
-    int64_t height = tile_height(g->rows), depth = padded_to(g->depth, FL_TILE_DEPTH),
-            block_bytes = depth / FL_TILE_DEPTH * padded_to(g->width, FL_TILE_SIDE) / FL_TILE_SIDE *
-                          g->parts * FL_TILE_BYTES;
+    int64_t height = tile_height(g->rows);
     fl_tiles tiles;
-    fl_tiles_begin(&tiles, (int)height);
-    for (int64_t done = 0; done < g->block_end - g->block_first; done++) {
-        int64_t block = g->descending ? g->block_end - 1 - done : g->block_first + done;
-        const char *b = (const char *)g->b + block * block_bytes;
-        for (int64_t row = 0; row < rows_of_c(g); row += height) {
-            const uint16_t *a = (const uint16_t *)g->a + row * depth;
-            if (g->parts == 1)
-                tile_product_of(&tiles, g, 1, a, b, sums);
-            else if (g->parts == 2)
-                tile_product_of(&tiles, g, 2, a, b, sums);
-            else
-                tile_product_of(&tiles, g, 3, a, b, sums);
-            tile_write(g, height, row, block, sums);
-        }
-    }
+    fl_tiles_begin(&tiles, (int)height, g->rows <= FL_TILE_SIDE ? 7 : 6);
+    if (g->parts == 1)
+        multiply_pieces(&tiles, g, 1);
+    else if (g->parts == 2)
+        multiply_pieces(&tiles, g, 2);
+    else
+        multiply_pieces(&tiles, g, 3);
     fl_tiles_end(&tiles);
 }

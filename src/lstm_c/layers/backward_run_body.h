@@ -121,16 +121,16 @@ static void FL_T(multiply)(const FL_T(fl_backward_run) * run, int thread,
         run->kernels->gemm(gemm);
         return;
     }
+    int64_t width = gemm->vectors * run->layer->lanes;
     for (int64_t row = 0; row < gemm->rows; row += FL_GRADIENT_ROWS) {
         int64_t left = gemm->rows - row;
         fl_tile_gemm product = {
             .rows = left < FL_GRADIENT_ROWS ? left : FL_GRADIENT_ROWS,
-            .depth = gemm->depth,
+            .factor = {{.b = tiles, .depth = gemm->depth, .columns = width}},
             .block_first = gemm->block_first,
             .block_end = gemm->block_end,
-            .width = gemm->vectors * run->layer->lanes,
+            .width = width,
             .columns = gemm->columns,
-            .b = tiles,
             .init = gemm->init ? (const void *)(gemm->init + row * gemm->init_row) : NULL,
             .init_row = gemm->init_row,
             .c = (void *)(gemm->c + row * gemm->c_row),

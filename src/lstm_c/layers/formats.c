@@ -22,7 +22,7 @@ enum {
 };
 #endif
 enum { FAR_BYTES = 1024 * 1024 };
-enum { FEW_ROWS = 3 /* a register tile of every instruction set */ };
+enum { FEW_ROWS = 3 /* a register tile of every instruction set */, FULL_TILE_ROWS = 16 };
 
 /* Plain recurrent weights below this size are no wait: a narrow vector widens bfloat16 no faster
  * than L2 delivers float32, a wide one than L1. */
@@ -114,6 +114,12 @@ fl_weight_format fl_call_format(const fl_recurrent *layer, int64_t n)
     if (layer->tiles && n >= fewest_tile_rows(layer))
         return FL_WEIGHTS_TILES;
     return n <= FEW_ROWS ? layer->format : FL_WEIGHTS_PLAIN;
+}
+
+int fl_format_hoists(const fl_recurrent *layer, int64_t n)
+{
+    fl_weight_format format = fl_call_format(layer, n);
+    return format == FL_WEIGHTS_TILES ? n < FULL_TILE_ROWS : format != FL_WEIGHTS_PLAIN;
 }
 
 /* ---- packing ---- */
@@ -236,9 +242,12 @@ fl_prepared fl_take_prepared(const fl_recurrent *layer, int64_t n, int64_t rows,
         taken.scale = fl_arena_take(arena, rows, sizeof *taken.scale);
         break;
     case FL_WEIGHTS_TILES:
-        taken.rows = fl_arena_take(
-            arena, rows + FL_TILE_PADDING,
-            sizeof(uint16_t) * (size_t)fl_tile_row_size(longest_row(layer), layer->tile_parts));
+        taken.rows =
+            fl_arena_take(/* an input's, and of what recurs */
+                          arena, rows + FL_TILE_PADDING,
+                          sizeof(uint16_t) *
+                              (size_t)(fl_tile_row_size(longest_row(layer), layer->tile_parts) +
+                                       fl_tile_row_size(layer->recurrent, layer->tile_parts)));
         break;
     default:
         break;
@@ -305,34 +314,120 @@ void fl_multiply(const fl_recurrent *layer, const fl_packed *packed, int p,
     int recurrent = product->recurrent;
     fl_slots slots = recurrent ? part->of_h : part->of_x;
     int64_t first = fl_first_column(layer, slots);
-    fl_tile_gemm gemm = {.rows = product->rows,
-                         .depth = recurrent ? layer->recurrent : packed->input,
-                         .block_first = product->block_first,
-                         .block_end = product->block_end,
-                         .descending = product->descending,
-                         .width = fl_columns_of(layer, slots),
-                         .c_block = part->block_width,
-                         .columns = part->gate_stride - first,
-                         .b = recurrent ? packed->part[p].tiles_h : packed->part[p].tiles_x,
-                         .init = (const float *)product->init + first,
-                         .init_row = product->init_row,
-                         .c = (float *)product->c + first,
-                         .c_row = product->c_row};
+    fl_tile_gemm gemm = {
+        .rows = product->rows,
+        .factor = {{.b = recurrent ? packed->part[p].tiles_h : packed->part[p].tiles_x,
+                    .depth = recurrent ? layer->recurrent : packed->input,
+                    .columns = fl_columns_of(layer, slots)}},
+        .block_first = product->block_first,
+        .block_end = product->block_end,
+        .descending = product->descending,
+        .width = fl_columns_of(layer, slots),
+        .c_block = part->block_width,
+        .columns = part->gate_stride - first,
+        .init = (const float *)product->init + first,
+        .init_row = product->init_row,
+        .c = (float *)product->c + first,
+        .c_row = product->c_row};
     fl_multiply_tiles(layer, product->a, product->a_row, product->prepared, &gemm);
+}
+
+/* Splits a factor's rows (rows, depth) from `a` on to `to`; returns what follows them there. */
+static uint16_t *split_factor(const fl_recurrent *layer, const float *a, int64_t a_row,
+                              uint16_t *to, fl_tile_gemm *gemm, int factor)
+{
+    fl_tile_operand rows = {.values = a,
+                            .rows = gemm->rows,
+                            .depth = gemm->factor[factor].depth,
+                            .row_stride = a_row,
+                            .depth_stride = 1,
+                            .parts = layer->tile_parts,
+                            .to = to};
+    layer->tiles->split_rows(&rows);
+    gemm->parts = layer->tile_parts;
+    gemm->factor[factor].a = to;
+    return to + (gemm->rows + FL_TILE_PADDING) * fl_tile_row_size(rows.depth, rows.parts);
 }
 
 void fl_multiply_tiles(const fl_recurrent *layer, const float *a, int64_t a_row,
                        const fl_prepared *prepared, fl_tile_gemm *gemm)
 {
-    fl_tile_operand rows = {.values = a,
-                            .rows = gemm->rows,
-                            .depth = gemm->depth,
-                            .row_stride = a_row,
-                            .depth_stride = 1,
-                            .parts = layer->tile_parts,
-                            .to = prepared->rows};
-    layer->tiles->split_rows(&rows);
-    gemm->parts = layer->tile_parts;
-    gemm->a = prepared->rows;
+    split_factor(layer, a, a_row, prepared->rows, gemm, 0);
     layer->tiles->gemm(gemm);
+}
+
+/* ---- a step on tiles ---- */
+
+typedef struct tile_step {
+    const fl_step_f32 *step; /* of all rows */
+    fl_step_f32 some;        /* of rows of a block whose sums are there */
+    void (*forward)(const fl_step_f32 *);
+    int64_t block_width;
+} tile_step;
+
+static void finish_rows(void *context, int64_t block, int64_t row, int64_t rows, const float *sums)
+{
+    tile_step *of = context;
+    const fl_step_f32 *all = of->step;
+    fl_step_f32 *s = &of->some;
+    s->rows = rows;
+    s->block_first = block;
+    s->block_end = block + 1;
+    s->init = sums - block * of->block_width;
+    if (s->x)
+        s->x = all->x + row * all->x_row;
+    s->h_prev = all->h_prev + row * all->h_prev_row;
+    s->state_prev = all->state_prev + row * all->state_prev_row;
+    s->state = all->state + row * all->state_row;
+    s->h = all->h + row * all->h_row;
+    if (s->peephole)
+        s->peephole = all->peephole + row * all->peephole_row;
+    if (s->mask)
+        s->mask = all->mask + row * all->mask_row;
+    if (s->decay)
+        s->decay = all->decay + row * all->decay_row;
+    if (s->saved)
+        s->saved = all->saved + row * all->saved_row;
+    of->forward(s);
+}
+
+void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
+                      const fl_prepared *prepared, const void *step)
+{
+    const fl_step_f32 *s = step;
+    const fl_part *part = &layer->part[p];
+    const fl_packed_part *of = &packed->part[p];
+    tile_step context = {.step = s,
+                         .some = *s,
+                         .forward = layer->isa->f32.cells[part->cell_index].forward,
+                         .block_width = part->block_width};
+    context.some.init_row = FL_TILE_SUMS_ROW;
+    context.some.h_depth = 0;
+    if (!part->cell.gate_states) /* which the cell's kernel multiplies in the place of x */
+        context.some.x = NULL;
+    fl_tile_gemm gemm = {.rows = s->rows,
+                         .block_first = s->block_first,
+                         .block_end = s->block_end,
+                         .descending = s->descending,
+                         .width = part->block_width,
+                         .columns = part->gate_stride,
+                         .init = s->init,
+                         .init_row = s->init_row,
+                         .finish = finish_rows,
+                         .context = &context};
+    uint16_t *to = prepared->rows;
+    int factors = 0;
+    if (s->x && !part->cell.gate_states) {
+        gemm.factor[0] = (fl_tile_factor){.b = of->tiles_x,
+                                          .depth = s->x_depth,
+                                          .first = fl_first_column(layer, part->of_x),
+                                          .columns = fl_columns_of(layer, part->of_x)};
+        to = split_factor(layer, s->x, s->x_row, to, &gemm, factors++);
+    }
+    gemm.factor[factors] = (fl_tile_factor){.b = of->tiles_h,
+                                            .depth = s->h_depth,
+                                            .first = fl_first_column(layer, part->of_h),
+                                            .columns = fl_columns_of(layer, part->of_h)};
+    split_factor(layer, s->h_prev, s->h_prev_row, to, &gemm, factors);
+    layer->tiles->gemm(&gemm);
 }

@@ -18,9 +18,10 @@ static int FL_T(hoists)(const fl_recurrent *layer, const fl_tape *tape, const fl
                         int64_t rows)
 {
     enum { WEIGHTS_PER_SUM = 32 };
+    int plain = fl_call_format(layer, tape->ragged.n) == FL_WEIGHTS_PLAIN;
     return layer->cell.gate_states || layer->config.layer_norm ||
-           fl_call_format(layer, tape->ragged.n) != FL_WEIGHTS_PLAIN ||
-           (tape->ragged.steps > 1 && packed->input > WEIGHTS_PER_SUM * rows);
+           fl_format_hoists(layer, tape->ragged.n) ||
+           (plain && tape->ragged.steps > 1 && packed->input > WEIGHTS_PER_SUM * rows);
 }
 
 /* Gate rows of a step: in training their place on the tape, in inference in the thread's scratch.
@@ -229,12 +230,10 @@ static void FL_T(run_cell)(FL_T(fl_part_steps) * steps, int64_t kept)
     }
 }
 
-/* One step of a part of the share: rows with a predecessor, then rows that start here. Where the
- * product is a pass of its own, so few at a time that what it wrote is still near. */
+/* One step of a part of the share: rows with a predecessor, then rows that start here. */
 static void FL_T(forward_step)(FL_T(fl_part_steps) * steps, int64_t step, const fl_moment *moment,
                                const real *projected)
 {
-    enum { CACHED_ROWS = 32 };
     const fl_recurrent *layer = steps->run->layer;
     const fl_share *share = steps->share;
     const fl_tape *tape = steps->run->tape;
@@ -249,8 +248,6 @@ static void FL_T(forward_step)(FL_T(fl_part_steps) * steps, int64_t step, const 
         int64_t stop = row < moment->with_previous && moment->with_previous < row_end
                            ? moment->with_previous
                            : row_end;
-        if (steps->format == FL_WEIGHTS_TILES && stop > row + CACHED_ROWS)
-            stop = row + CACHED_ROWS;
         s->rows = stop - row;
         FL_T(place_rows)(steps, step, moment, row, projected);
         const real *h_before = s->h_prev, *state_before = s->state_prev;
@@ -269,11 +266,14 @@ static void FL_T(forward_step)(FL_T(fl_part_steps) * steps, int64_t step, const 
         if (layer->n_parts > 1)
             FL_T(fl_pass_made)(layer, cell, (real *)direction->made_h + kept * layer->plane,
                                (real *)direction->made_state + kept * layer->made_row, s);
-        if (steps->format != FL_WEIGHTS_PLAIN)
-            FL_T(multiply_recurrence)(layer, steps->packed, p, steps->format,
-                                      &tape->prepared[share->thread],
+        const fl_prepared *prepared = &tape->prepared[share->thread];
+        if (steps->format == FL_WEIGHTS_BFLOAT16 || steps->format == FL_WEIGHTS_INT8)
+            FL_T(multiply_recurrence)(layer, steps->packed, p, steps->format, prepared,
                                       gates + (row - share->row_first) * layer->gate_row, s);
-        FL_T(run_cell)(steps, kept);
+        if (steps->format == FL_WEIGHTS_TILES)
+            fl_step_on_tiles(layer, steps->packed, p, prepared, s);
+        else
+            FL_T(run_cell)(steps, kept);
         if (layer->zones && !cell->is_prelude) {
             FL_T(fl_zone) zone = FL_T(zone_of)(layer, s);
             int64_t at = moment->row0 + row;

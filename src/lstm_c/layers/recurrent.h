@@ -181,6 +181,9 @@ float fl_round_weight(const fl_recurrent *layer, float weight, float int8_scale)
 void fl_choose_formats(fl_recurrent *layer);
 /* The one that a call on `n` sequences multiplies by. */
 fl_weight_format fl_call_format(const fl_recurrent *layer, int64_t n);
+/* Whether x W is a product of its own in that format: always, but for batches that fill a tile.
+ * Sums depend on it, so it depends on the call alone. */
+int fl_format_hoists(const fl_recurrent *layer, int64_t n);
 void fl_formats_layout(const fl_recurrent *layer, fl_packed *packed, fl_arena *arena);
 /* From the flat parameters of float32, and the plain panels. */
 void fl_formats_pack(const fl_recurrent *layer, int index, int p, const float *weight_ih,
@@ -205,6 +208,10 @@ void fl_multiply(const fl_recurrent *layer, const fl_packed *packed, int p,
  */
 void fl_multiply_tiles(const fl_recurrent *layer, const float *a, int64_t a_row,
                        const fl_prepared *prepared, fl_tile_gemm *gemm);
+/* A step of part `p` (fl_step_f32) with its products on tiles, each tile's cells as soon as its
+ * sums are there. */
+void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
+                      const fl_prepared *prepared, const void *step);
 /* For tiles: plain blocks [first, end), each (depth, width) -> split, in blocks. */
 void fl_pack_tiles(const fl_recurrent *layer, const void *plain, int64_t first, int64_t end,
                    int64_t depth, int64_t width, uint16_t *to);

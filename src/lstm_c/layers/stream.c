@@ -50,7 +50,7 @@ static void stream_layout(fl_stream *stream, fl_arena *arena)
     if (fl_projects(layer))
         stream->unprojected = fl_arena_take(arena, stream->n * layer->wide, layer->real_size);
     stream->normed = fl_take_normed(layer, stream->n, 0, arena);
-    if (layer->cell.gate_states || layer->config.layer_norm || stream->format != FL_WEIGHTS_PLAIN)
+    if (layer->cell.gate_states || layer->config.layer_norm || fl_format_hoists(layer, stream->n))
         stream->gates = fl_arena_take(arena, stream->n * layer->gate_row, layer->real_size);
     stream->prepared = fl_arena_take(arena, stream->n_threads, sizeof *stream->prepared);
     for (int thread = 0; thread < stream->n_threads; thread++) {

@@ -281,14 +281,15 @@ static void FL_T(add_section_on_tiles)(const FL_T(fl_backward_run) * run, int th
         void *c = gradient + column * width;
         fl_tile_gemm gemm = {.rows = FL_INPUT_PANEL,
                              .rows_written = left < FL_INPUT_PANEL ? left : FL_INPUT_PANEL,
-                             .depth = count,
                              .block_end = 1,
+                             .factor = {{.a = scratch->split_inputs +
+                                              column / FL_INPUT_PANEL * FL_T(split_panel_size)(run),
+                                         .b = scratch->split_dgates,
+                                         .depth = count,
+                                         .columns = width}},
                              .width = width,
                              .columns = columns,
                              .parts = layer->tile_parts,
-                             .a = scratch->split_inputs +
-                                  column / FL_INPUT_PANEL * FL_T(split_panel_size)(run),
-                             .b = scratch->split_dgates,
                              .init = adds ? c : NULL,
                              .init_row = width,
                              .c = c,

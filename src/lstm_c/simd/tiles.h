@@ -4,8 +4,8 @@
  *
  * A product, c (rows, 16) += a (rows, 32) b (32, 16), takes a cycle a row: a row of b holds two
  * depths, a pair in each 32-bit lane. Sums are float32, even and odd depths apart; denormal numbers
- * count as zero. Registers 0 to 6 have as many rows as fl_tiles_begin is told, 1 to 16: they are
- * for a and c; register 7, for b, has 16. */
+ * count as zero. Registers below `first_b` of fl_tiles_begin have as many rows as it is told, 1 to
+ * 16: they are for a and c; those from there on, for b, have 16. */
 #ifndef FL_SIMD_TILES_H
 #define FL_SIMD_TILES_H
 
@@ -33,14 +33,15 @@ typedef struct fl_tile_shapes {
     uint8_t rows[16];
 } fl_tile_shapes;
 
-FL_INLINE void fl_tiles_begin(fl_tiles *tiles, int rows)
+FL_INLINE void fl_tiles_begin(fl_tiles *tiles, int rows, int first_b)
 {
     fl_tile_shapes shapes = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         shapes.row_bytes[i] = 64;
-        shapes.rows[i] = (uint8_t)(i < 7 ? rows : FL_TILE_SIDE);
+        shapes.rows[i] = (uint8_t)(i < first_b ? rows : FL_TILE_SIDE);
     }
     (void)tiles;
+    __asm__ volatile("" ::"r"(&shapes) : "memory"); /* GCC 12 thinks that only 8 bytes are read */
     _tile_loadconfig(&shapes);
 }
 FL_INLINE void fl_tiles_end(fl_tiles *tiles)
@@ -60,11 +61,11 @@ typedef struct fl_tiles {
     int rows[8];
 } fl_tiles;
 
-FL_INLINE void fl_tiles_begin(fl_tiles *tiles, int rows)
+FL_INLINE void fl_tiles_begin(fl_tiles *tiles, int rows, int first_b)
 {
     memset(tiles->lane, 0xff, sizeof tiles->lane); /* NaN: written before they are read */
     for (int i = 0; i < 8; i++)
-        tiles->rows[i] = i < 7 ? rows : FL_TILE_SIDE;
+        tiles->rows[i] = i < first_b ? rows : FL_TILE_SIDE;
 }
 FL_INLINE void fl_tiles_end(fl_tiles *tiles)
 {

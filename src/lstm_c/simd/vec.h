@@ -32,6 +32,9 @@
 #elif defined(FL_ISA_AVX2)
 #define FL_VECTOR_BYTES 32
 #define FL_REGISTERS 16
+#elif defined(FASTLSTM_EMULATE_TILES) /* the layout of the table that has tiles beside it */
+#define FL_VECTOR_BYTES 64
+#define FL_REGISTERS 0
 #else
 #define FL_VECTOR_BYTES 16
 #define FL_REGISTERS 0 /* products and sums apart need some: left to the compiler */
