@@ -60,9 +60,7 @@ int fl_cpu_has_amx(void)
     if (!has_all((unsigned)saved_state(), 0x60000u) ||
         !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx))
         return 0;
-    if (!has_all(edx, (1u << 22) | (1u << 24)))
-        return 0; /* bfloat16, tiles */
-    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & (1u << 5)); /* AVX512-BF16 */
+    return has_all(edx, (1u << 22) | (1u << 24));
 }
 #else
 int fl_cpu_has_avx2(void)

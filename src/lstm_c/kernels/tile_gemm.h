@@ -18,7 +18,7 @@
 
 #include "kernels/reduced.h"
 #include "simd/tiles.h"
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -37,13 +37,13 @@ FL_INLINE float tile_value(uint32_t bits)
     return value;
 }
 
-/* Bits of the nearest bfloat16, the lower half zero; finite for a finite value, NaN for NaN. */
+/* Bits of the nearest bfloat16, of two the larger one, the lower half zero; finite for a finite
+ * value, NaN for NaN. */
 FL_INLINE uint32_t nearest_bfloat16(uint32_t bits)
 {
-    uint32_t rounded = bits + 0x7fffu + (bits >> 16 & 1u);
-    uint32_t magnitude = bits & 0x7fffffffu;
-    rounded =
-        magnitude >= 0x7f7f8000u ? bits : rounded; /* would round to infinity, or is not finite */
+    uint32_t magnitude = bits & 0x7fffffffu, rounded = magnitude < 0x7f7f8000u
+                                                           ? bits + 0x8000u
+                                                           : bits; /* to infinity, or not finite */
     rounded = magnitude > 0x7f800000u ? bits | 0x400000u : rounded;
     return rounded & 0xffff0000u;
 }
@@ -81,42 +81,54 @@ FL_INLINE int64_t tile_height(int64_t rows)
 typedef float tile_lanes __attribute__((vector_size(64)));
 typedef uint32_t tile_words __attribute__((vector_size(64)));
 
-/* The next part of 16 values, in the upper halves, which is taken from them. */
-#if defined(__AVX512BF16__)
-FL_INLINE tile_words take_part(tile_lanes *values)
+FL_INLINE int any_lane(tile_words mask)
 {
-    const __m512 from = (__m512)*values, infinity = _mm512_set1_ps((float)INFINITY);
-    __m512i part = _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(from)), 16);
-    __mmask16 wide = _mm512_cmp_ps_mask(_mm512_abs_ps((__m512)part), infinity, _CMP_NLT_UQ);
-    if (__builtin_expect(wide != 0, 0)) { /* or would be, if it were rounded */
-        __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(from), infinity, _CMP_LT_OQ);
-        part = _mm512_mask_and_epi32(part, wide & finite, (__m512i)from,
-                                     _mm512_set1_epi32((int)0xffff0000u));
-        *values = (tile_lanes)_mm512_maskz_sub_ps((__mmask16)(~wide | finite), from, (__m512)part);
-    } else {
-        *values = (tile_lanes)_mm512_sub_ps(from, (__m512)part);
-    }
-    return (tile_words)part;
-}
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
 #else
-FL_INLINE tile_words take_part(tile_lanes *values)
+    uint32_t any = 0;
+    for (int i = 0; i < FL_TILE_SIDE; i++)
+        any |= mask[i];
+    return any != 0;
+#endif
+}
+
+static __attribute__((noinline)) void take_first_of_any(tile_lanes *values, tile_words *part)
 {
-    tile_words part;
     for (int i = 0; i < FL_TILE_SIDE; i++) {
-        part[i] = nearest_bfloat16(tile_bits((*values)[i]));
-        (*values)[i] = rest_of((*values)[i], part[i]);
+        (*part)[i] = nearest_bfloat16(tile_bits((*values)[i]));
+        (*values)[i] = rest_of((*values)[i], (*part)[i]);
+    }
+}
+
+/* Part `index` of 16 values, in the upper halves, of what the parts before it have left; values:
+ * what it leaves. As split_value. */
+FL_INLINE tile_words take_part(tile_lanes *values, const int index)
+{
+    tile_words part = (tile_words)*values;
+    tile_words wide = (tile_words)((part & 0x7fffffffu) >= 0x7f7f8000u);
+    if (!index && __builtin_expect(any_lane(wide), 0)) {
+        tile_lanes rest = *values;
+        take_first_of_any(&rest, &part);
+        *values = rest;
+    } else {
+        part = (part + 0x8000u) & 0xffff0000u;
+        *values -= (tile_lanes)part;
     }
     return part;
 }
-#endif
 
-/* 16 values -> the parts, to[part * part_stride + i]. */
-FL_INLINE void split_lanes(tile_lanes values, const int parts, uint16_t *to, int64_t part_stride)
+/* 32 values -> the parts, to[part * part_stride + i]. */
+FL_INLINE void split_lanes(tile_lanes first, tile_lanes second, const int parts, uint16_t *to,
+                           int64_t part_stride)
 {
-    typedef uint16_t halves __attribute__((vector_size(32)));
+    typedef uint16_t halves __attribute__((vector_size(64)));
     for (int p = 0; p < parts; p++, to += part_stride) {
-        halves part = __builtin_convertvector(take_part(&values) >> 16, halves);
-        memcpy(to, &part, sizeof part);
+        halves low = (halves)take_part(&first, p), high = (halves)take_part(&second, p),
+               upper = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23,
+                                               25, 27, 29, 31, 33, 35, 37, 39, 41, 43, 45, 47, 49,
+                                               51, 53, 55, 57, 59, 61, 63);
+        memcpy(to, &upper, sizeof upper);
     }
 }
 
@@ -194,10 +206,11 @@ FL_INLINE void split_rows(const fl_tile_operand *from, const int parts)
     for (int64_t row = 0; row < rows; row++) {
         const float *values = from->values + row * from->row_stride;
         uint16_t *to = split_place(from, height, row, 0);
-        for (int64_t k = 0; k < depth; k += FL_TILE_SIDE) {
+        for (int64_t k = 0; k < depth; k += FL_TILE_DEPTH, to += parts * tile) {
             int64_t left = row < from->rows ? from->depth - k : 0;
-            split_lanes(load_lanes(values + k, left), parts, to, tile);
-            to += k % FL_TILE_DEPTH ? parts * tile - FL_TILE_SIDE : FL_TILE_SIDE;
+            split_lanes(load_lanes(values + k, left),
+                        load_lanes(values + k + FL_TILE_SIDE, left - FL_TILE_SIDE), parts, to,
+                        tile);
         }
     }
 }
@@ -218,16 +231,19 @@ FL_INLINE void split_columns(const fl_tile_operand *from, const int parts)
                   rows = padded_to(from->rows, height),
                   depth = padded_to(from->depth, FL_TILE_DEPTH);
     for (int64_t row = 0; row < rows; row += FL_TILE_SIDE)
-        for (int64_t k = 0; k < depth; k += FL_TILE_SIDE) {
-            int64_t here = from->rows - row, left = from->depth - k;
-            tile_lanes square[FL_TILE_SIDE];
-            transpose_square(from->values + row + k * from->depth_stride, from->depth_stride,
-                             here < FL_TILE_SIDE ? here : FL_TILE_SIDE, left, square);
+        for (int64_t k = 0; k < depth; k += FL_TILE_DEPTH) {
+            int64_t here = from->rows - row, count = here < FL_TILE_SIDE ? here : FL_TILE_SIDE,
+                    left = from->depth - k;
+            const float *values = from->values + row + k * from->depth_stride;
+            tile_lanes first[FL_TILE_SIDE], second[FL_TILE_SIDE];
+            transpose_square(values, from->depth_stride, count, left, first);
+            transpose_square(values + FL_TILE_SIDE * from->depth_stride, from->depth_stride, count,
+                             left - FL_TILE_SIDE, second);
             for (int i = 0; i < FL_TILE_SIDE && row + i < rows; i++)
-                split_lanes(square[i], parts, split_place(from, height, row + i, k), tile);
+                split_lanes(first[i], second[i], parts, split_place(from, height, row + i, k),
+                            tile);
         }
 }
-
 static void tile_split_columns(const fl_tile_operand *from)
 {
     if (from->parts == 1)
@@ -242,6 +258,7 @@ static void tile_split_columns(const fl_tile_operand *from)
  * 16, 16, 2), a pair of depths in 32 bits. `rows` of the operand are its columns. */
 FL_INLINE void split_block(const fl_tile_operand *from, const int parts)
 {
+    enum { AHEAD = 32 };
     uint32_t *to = from->to;
     for (int64_t k = 0; k < from->depth; k += FL_TILE_DEPTH)
         for (int64_t first = 0; first < from->rows; first += FL_TILE_SIDE) {
@@ -249,11 +266,14 @@ FL_INLINE void split_block(const fl_tile_operand *from, const int parts)
             for (int64_t pair = k; pair < k + FL_TILE_DEPTH;
                  pair += 2, to += FL_TILE_SIDE, values += 2 * from->depth_stride) {
                 int64_t left = from->rows - first;
+                /* rows of a matrix are pages apart, which no prefetcher of the hardware follows */
+                __builtin_prefetch(values + AHEAD * from->depth_stride);
+                __builtin_prefetch(values + (AHEAD + 1) * from->depth_stride);
                 tile_lanes even = load_lanes(values, pair < from->depth ? left : 0),
                            odd = load_lanes(values + from->depth_stride,
                                             pair + 1 < from->depth ? left : 0);
                 for (int p = 0; p < parts; p++) {
-                    tile_words low = take_part(&even) >> 16, both = low | take_part(&odd);
+                    tile_words low = take_part(&even, p) >> 16, both = low | take_part(&odd, p);
                     memcpy(to + p * FL_TILE_BYTES / 4, &both, sizeof both);
                 }
             }
@@ -272,7 +292,7 @@ static void tile_split_block(const fl_tile_operand *from)
 
 /* ---- the product ---- */
 
-enum { SUMS_ROW = FL_TILE_SUMS_ROW };
+enum { SUMS_ROW = FL_TILE_SUMS_ROW, NEAR_BYTES = 1280 * 1024 };
 
 /* A piece of C, of one or two row tiles and a block of columns, that has been multiplied; rows
  * [next, rows) of it have not been handed over yet. */
@@ -496,30 +516,43 @@ FL_INLINE int64_t rows_of_c(const fl_tile_gemm *g)
     return g->rows_written ? g->rows_written : g->rows;
 }
 
-/* Pieces of C, one after another; each is handed over while the next is multiplied. */
+/* Whether the second cache keeps the factors' blocks from one piece of rows to the next. */
+FL_INLINE int blocks_are_near(const fl_tile_gemm *g)
+{
+    int64_t bytes = 0;
+    for (int f = 0; f < 2 && g->factor[f].depth; f++)
+        bytes += block_of(g, &g->factor[f], 0, 0).b_step * block_of(g, &g->factor[f], 0, 0).steps;
+    return bytes * (g->block_end - g->block_first) <= NEAR_BYTES;
+}
+
+/* Pieces of C, one after another; each is handed over while the next is multiplied. Where the
+ * blocks of B are near, all of some rows come first: their neighbours in C, and in what the cells
+ * write, are neighbours in time. Else all rows of a block, which is then read once. */
 FL_INLINE void multiply_pieces(fl_tiles *tiles, const fl_tile_gemm *g, const int parts)
 {
     float sums[2][2 * FL_TILE_SIDE * SUMS_ROW] __attribute__((aligned(64)));
-    int64_t height = tile_height(g->rows), rows = rows_of_c(g), number = 0;
-    int alone = g->rows <= FL_TILE_SIDE;
+    int64_t height = tile_height(g->rows),
+            row_pieces = (rows_of_c(g) + 2 * height - 1) / (2 * height),
+            blocks = g->block_end - g->block_first;
+    int alone = g->rows <= FL_TILE_SIDE, rows_first = blocks_are_near(g);
     tile_piece before = {0};
-    for (int64_t done = 0; done < g->block_end - g->block_first; done++) {
-        int64_t block = g->descending ? g->block_end - 1 - done : g->block_first + done;
-        for (int64_t row = 0; row < rows; row += 2 * height, number++) {
-            int64_t behind = rows - row;
-            tile_piece piece = {.g = g,
-                                .sums = sums[number & 1],
-                                .block = block,
-                                .row = row,
-                                .rows = behind < 2 * height ? behind : 2 * height};
-            if (alone)
-                multiply_row(tiles, g, parts, block, piece.sums, &before);
-            for (int left = 0; !alone && left * FL_TILE_SIDE < g->width; left += 2)
-                multiply_square(tiles, g, parts, block, row / height, piece.rows > height, left,
-                                piece.sums, height, &before);
-            hand_over_rest(&before);
-            before = piece;
-        }
+    for (int64_t n = 0; n < row_pieces * blocks; n++) {
+        int64_t done = rows_first ? n % blocks : n / row_pieces,
+                row = (rows_first ? n / blocks : n % row_pieces) * 2 * height,
+                behind = rows_of_c(g) - row;
+        tile_piece piece = {.g = g,
+                            .sums = sums[n & 1],
+                            .block =
+                                g->descending ? g->block_end - 1 - done : g->block_first + done,
+                            .row = row,
+                            .rows = behind < 2 * height ? behind : 2 * height};
+        if (alone)
+            multiply_row(tiles, g, parts, piece.block, piece.sums, &before);
+        for (int left = 0; !alone && left * FL_TILE_SIDE < g->width; left += 2)
+            multiply_square(tiles, g, parts, piece.block, row / height, piece.rows > height, left,
+                            piece.sums, height, &before);
+        hand_over_rest(&before);
+        before = piece;
     }
     hand_over_rest(&before);
 }

@@ -15,7 +15,7 @@ typedef struct FL_T(fl_gradient_scratch) {
     real *dgates; /* (chunk, block width): one block of gate gradients */
     /* with products on tiles */
     fl_prepared prepared;   /* rows of gate gradients */
-    uint16_t *split_inputs; /* panels of inputs, each (parts, FL_INPUT_PANEL, chunk) */
+    uint16_t *split_inputs; /* all panels of inputs, one operand */
     uint16_t *split_dgates; /* the block */
 } FL_T(fl_gradient_scratch);
 

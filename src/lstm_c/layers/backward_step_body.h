@@ -1,12 +1,12 @@
 /* One step back in time of one layer and direction, and the loop over its steps, for one dtype. */
 
-/* 1: the recurrent product of a part's gradient is left to the kernel of the step before. */
+/* 1: the recurrent product of a part's gradient is left to the step before. */
 static int FL_T(defers)(const FL_T(fl_backward_run) * run, int p)
 {
     const fl_recurrent *layer = run->layer;
     const fl_cell_facts *cell = &layer->part[p].cell;
-    return !run->on_tiles && !cell->is_prelude && !cell->made_recurs && !layer->config.layer_norm &&
-           !layer->zones && !fl_projects(layer) && layer->config.truncated != FL_TRUNCATED;
+    return !cell->is_prelude && !cell->made_recurs && !layer->config.layer_norm && !layer->zones &&
+           !fl_projects(layer) && layer->config.truncated != FL_TRUNCATED;
 }
 
 /* Gradient of what recurred into part `p`, of the share's rows from `row` on: of the h that a
@@ -327,7 +327,8 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
         if (!started && moment->with_previous < stop)
             stop = moment->with_previous;
         s.rows = stop - row;
-        s.depth = continues && deferred ? fl_slot_depth(layer, part, part->of_h) : 0;
+        s.depth =
+            continues && deferred ? fl_slot_depth(layer, part, FL_T(taken_slots)(run, part, 1)) : 0;
         s.dgates_next = (const real *)tape->gates +
                         (continues ? moment->next0 + row : 0) * layer->gate_row + part->gate_first;
         s.dy = dy ? dy + (moment->row0 + row) * y_row + reverse * layer->output : NULL;
@@ -353,6 +354,9 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
             FL_T(receive_made)(run, tape, cell, moment->row0 + row, reverse * n + row, &s);
         if (layer->config.layer_norm)
             FL_T(backward_normalized)(run, index, p, moment->row0 + row, reverse * n + row, &s);
+        else if (run->on_tiles && s.depth)
+            fl_backstep_on_tiles(layer, p, run->tiles_t[index * layer->n_parts + p],
+                                 &run->scratch[share->thread].prepared, &s);
         else
             run->kernels->cells[part->cell_index].backward(&s);
     }

@@ -358,6 +358,15 @@ void fl_multiply_tiles(const fl_recurrent *layer, const float *a, int64_t a_row,
 
 /* ---- a step on tiles ---- */
 
+/* Rows of the tape are pages apart, which no prefetcher of the hardware follows: the next block's
+ * values of some rows, `count` a row from `values` on, for reading or writing. */
+#define PREFETCH(values, row, rows, count, writes)                                                 \
+    do {                                                                                           \
+        for (int64_t r_ = 0; r_ < (rows); r_++)                                                    \
+            for (int64_t i_ = 0; i_ < (count); i_ += 16)                                           \
+                __builtin_prefetch((values) + r_ * (row) + i_, writes);                            \
+    } while (0)
+
 typedef struct tile_step {
     const fl_step_f32 *step; /* of all rows */
     fl_step_f32 some;        /* of rows of a block whose sums are there */
@@ -386,8 +395,12 @@ static void finish_rows(void *context, int64_t block, int64_t row, int64_t rows,
         s->mask = all->mask + row * all->mask_row;
     if (s->decay)
         s->decay = all->decay + row * all->decay_row;
-    if (s->saved)
+    int64_t next = all->descending ? block - 1 : block + 1;
+    if (s->saved) {
         s->saved = all->saved + row * all->saved_row;
+        if (next >= all->block_first && next < all->block_end)
+            PREFETCH(s->saved + next * of->block_width, s->saved_row, rows, of->block_width, 1);
+    }
     of->forward(s);
 }
 
@@ -430,4 +443,75 @@ void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
                                             .columns = fl_columns_of(layer, part->of_h)};
     split_factor(layer, s->h_prev, s->h_prev_row, to, &gemm, factors);
     layer->tiles->gemm(&gemm);
+}
+
+typedef struct tile_backstep {
+    const fl_backstep_f32 *step; /* of all rows */
+    fl_backstep_f32 some;        /* of rows of a block whose dh is there */
+    void (*backward)(const fl_backstep_f32 *);
+    int64_t units, slots; /* of a block, and of a unit */
+} tile_backstep;
+
+static void finish_backward_rows(void *context, int64_t block, int64_t row, int64_t rows,
+                                 const float *sums)
+{
+    tile_backstep *of = context;
+    const fl_backstep_f32 *all = of->step;
+    fl_backstep_f32 *s = &of->some;
+    (void)sums; /* they are in dh */
+    s->rows = rows;
+    s->block_first = block;
+    s->block_end = block + 1;
+    if (s->dy)
+        s->dy = all->dy + row * all->dy_row;
+    s->dh = all->dh + row * all->dh_row;
+    s->dstate = all->dstate + row * all->dstate_row;
+    if (s->peephole)
+        s->peephole = all->peephole + row * all->peephole_row;
+    if (s->mask)
+        s->mask = all->mask + row * all->mask_row;
+    if (s->decay)
+        s->decay = all->decay + row * all->decay_row;
+    s->state_prev = all->state_prev + row * all->state_prev_row;
+    s->state = all->state + row * all->state_row;
+    s->h_prev = all->h_prev + row * all->h_prev_row;
+    s->gates = all->gates + row * all->gates_row;
+    if (block + 1 < all->block_end) {
+        int64_t width = of->units, unit = (block + 1) * width;
+        PREFETCH(s->gates + unit * of->slots, s->gates_row, rows, width * of->slots, 1);
+        PREFETCH(s->state + unit, s->state_row, rows, width, 0);
+        PREFETCH(s->state_prev + unit, s->state_prev_row, rows, width, 0);
+        if (s->dy)
+            PREFETCH(s->dy + unit, s->dy_row, rows, width, 0);
+    }
+    of->backward(s);
+}
+
+void fl_backstep_on_tiles(const fl_recurrent *layer, int p, const uint16_t *weight_t,
+                          const fl_prepared *prepared, const void *backstep)
+{
+    const fl_backstep_f32 *s = backstep;
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes;
+    const fl_part *part = &layer->part[p];
+    tile_backstep context = {.step = s,
+                             .some = *s,
+                             .backward = layer->isa->f32.cells[part->cell_index].backward,
+                             .units = width,
+                             .slots = part->cell.slots};
+    context.some.depth = 0;
+    float *to = part->cell.state_recurs ? s->dstate : s->dh;
+    int64_t to_row = part->cell.state_recurs ? s->dstate_row : s->dh_row;
+    fl_tile_gemm gemm = {.rows = s->rows,
+                         .block_first = s->block_first,
+                         .block_end = s->block_end,
+                         .factor = {{.b = weight_t, .depth = s->depth, .columns = width}},
+                         .width = width,
+                         .columns = s->units,
+                         .init = to,
+                         .init_row = to_row,
+                         .c = to,
+                         .c_row = to_row,
+                         .finish = finish_backward_rows,
+                         .context = &context};
+    fl_multiply_tiles(layer, s->dgates_next, s->dgates_next_row, prepared, &gemm);
 }

@@ -89,7 +89,7 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
             .columns = part->gate_stride,
             .block_first = block_first,
             .block_end = block_end,
-            .a_row = packed->input,
+            .a_row = packed->input * fl_rows_apart(level->x_apart),
             .a_depth = 1,
             .b = packed->part[p].weight_x,
             .b_block = width * packed->input,
@@ -105,7 +105,9 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
         if (row_end <= share->row_first)
             continue;
         int64_t rows = row_end - share->row_first;
-        const real *a = (const real *)level->x + (moment.row0 + share->row_first) * packed->input;
+        const real *a = (const real *)level->x +
+                        fl_row_at(&run->tape->ragged, level->x_apart, moment.t, share->row_first) *
+                            packed->input;
         real *c =
             FL_T(gate_rows)(run, &run->tape->directions[index], thread, &moment, used, share) +
             part->gate_first;
@@ -133,10 +135,11 @@ typedef struct FL_T(fl_part_steps) {
     const fl_tape_direction *direction;
     const fl_share *share;
     fl_weight_format format;
+    const fl_tape_layer *level;
     const real *x;
-    real *y; /* first column of the direction */
-    int64_t y_row;
-    FL_T(fl_step) kernel; /* each step sets its rows */
+    real *y;                  /* first column of the direction */
+    int64_t y_columns, y_row; /* of a row, and to that of the next sequence */
+    FL_T(fl_step) kernel;     /* each step sets its rows */
 } FL_T(fl_part_steps);
 
 static FL_T(fl_part_steps)
@@ -154,11 +157,13 @@ static FL_T(fl_part_steps)
              .direction = direction,
              .share = share,
              .format = fl_call_format(layer, run->tape->ragged.n),
+             .level = level,
              .x = layer->part[p].sees_x ? level->x : NULL,
              .y = (real *)level->y + index % layer->directions * layer->output,
-             .y_row = layer->output * layer->directions};
+             .y_columns = layer->output * layer->directions,
+             .y_row = layer->output * layer->directions * fl_rows_apart(level->y_apart)};
     steps.kernel = (FL_T(fl_step)){.units = layer->config.hidden_size,
-                                   .x_row = packed->input,
+                                   .x_row = packed->input * fl_rows_apart(level->x_apart),
                                    .x_depth = packed->input,
                                    .weight_x = packed->part[p].weight_x,
                                    .weight_h = packed->part[p].weight_h,
@@ -184,8 +189,10 @@ static void FL_T(place_rows)(FL_T(fl_part_steps) * steps, int64_t step, const fl
     const fl_recurrent *layer = steps->run->layer;
     const fl_tape *tape = steps->run->tape;
     const fl_tape_direction *direction = steps->direction;
+    const fl_ragged *ragged = &tape->ragged;
     int64_t continues = row < moment->with_previous, now = moment->row0 + row,
-            before = moment->previous0 + row, kept = tape->training ? now : row;
+            before = moment->previous0 + row, kept = tape->training ? now : row,
+            y_apart = steps->level->y_apart;
     s->descending = step & 1;
     s->init = steps->packed->part[steps->p].bias;
     s->init_row = 0;
@@ -195,13 +202,16 @@ static void FL_T(place_rows)(FL_T(fl_part_steps) * steps, int64_t step, const fl
             projected + (row - steps->share->row_first) * layer->gate_row + steps->part->gate_first;
         s->init_row = layer->gate_row;
     } else if (steps->x) {
-        s->x = steps->x + now * steps->packed->input;
+        s->x = steps->x +
+               fl_row_at(ragged, steps->level->x_apart, moment->t, row) * steps->packed->input;
     }
-    s->h_prev = continues ? steps->y + before * steps->y_row
+    s->h_prev = continues ? steps->y + fl_row_at(ragged, y_apart, moment->previous_t, row) *
+                                           steps->y_columns
                           : (const real *)direction->h0 + row * layer->recurrent;
     s->h_prev_row = continues ? steps->y_row : layer->recurrent;
-    s->h = fl_projects(layer) ? (real *)direction->unprojected + kept * layer->wide
-                              : steps->y + now * steps->y_row;
+    s->h = fl_projects(layer)
+               ? (real *)direction->unprojected + kept * layer->wide
+               : steps->y + fl_row_at(ragged, y_apart, moment->t, row) * steps->y_columns;
     s->decay = tape->decay ? (const real *)tape->decay + now : NULL;
     s->mask = direction->mask ? (const real *)direction->mask + row * layer->plane : NULL;
     if (tape->training) {
@@ -296,15 +306,19 @@ static void FL_T(zone_projected)(const FL_T(fl_forward_run) * run, int index,
 {
     const fl_recurrent *layer = run->layer;
     const fl_tape_direction *direction = &run->tape->directions[index];
+    const fl_tape_layer *level = &run->tape->layers[index / layer->directions];
+    const fl_ragged *ragged = &run->tape->ragged;
+    const int64_t columns = layer->output * layer->directions;
     FL_T(fl_zone) zone = FL_T(projected_zone_of)(layer, product);
-    real *y = zone.h - (moment->row0 + first) * zone.h_row;
+    real *y = (real *)level->y + index % layer->directions * layer->output;
     for (int64_t row = first, end = first + product->rows; row < end; row += zone.rows) {
         int continues = row < moment->with_previous;
         zone.rows = (continues && moment->with_previous < end ? moment->with_previous : end) - row;
-        zone.h_prev = continues ? y + (moment->previous0 + row) * zone.h_row
-                                : (const real *)direction->h0 + row * layer->recurrent;
+        zone.h_prev = continues
+                          ? y + fl_row_at(ragged, level->y_apart, moment->previous_t, row) * columns
+                          : (const real *)direction->h0 + row * layer->recurrent;
         zone.h_prev_row = continues ? zone.h_row : layer->recurrent;
-        zone.h = y + (moment->row0 + row) * zone.h_row;
+        zone.h = y + fl_row_at(ragged, level->y_apart, moment->t, row) * columns;
         zone.flags =
             direction->zoned ? direction->zoned + (moment->row0 + row) * zone.flags_row : NULL;
         run->kernels->zone(&zone);
@@ -319,7 +333,8 @@ static void FL_T(project_output)(const FL_T(fl_forward_run) * run, int index,
     const fl_tape *tape = run->tape;
     int reverse = index % layer->directions;
     int64_t width = FL_BLOCK_VECTORS * layer->lanes, blocks = (layer->output + width - 1) / width,
-            y_row = layer->output * layer->directions, block_first = 0, block_end = blocks;
+            columns = layer->output * layer->directions, block_first = 0, block_end = blocks;
+    const fl_tape_layer *level = &tape->layers[index / layer->directions];
     if (share->splits_units)
         fl_split(blocks, share->rank, share->group_size, &block_first, &block_end);
     int64_t first = share->row_first,
@@ -340,9 +355,9 @@ static void FL_T(project_output)(const FL_T(fl_forward_run) * run, int index,
             .b_block = width * layer->config.hidden_size,
             .b_depth = width,
             .vectors = FL_BLOCK_VECTORS,
-            .c = (real *)tape->layers[index / layer->directions].y + reverse * layer->output +
-                 (moment->row0 + first) * y_row,
-            .c_row = y_row};
+            .c = (real *)level->y + reverse * layer->output +
+                 fl_row_at(&tape->ragged, level->y_apart, moment->t, first) * columns,
+            .c_row = columns * fl_rows_apart(level->y_apart)};
     run->kernels->gemm(&gemm);
     if (layer->zones)
         FL_T(zone_projected)(run, index, moment, first, &gemm);

@@ -116,10 +116,13 @@ typedef struct fl_tape_direction {
 } fl_tape_direction;
 
 typedef struct fl_tape_layer {
-    const void *x; /* (rows, input) what the layer sees, after dropout */
-    void *dropped; /* memory of x where dropout makes a copy, else NULL */
-    void *factor;  /* (n, input) dropout factors, or NULL */
-    void *y;       /* (rows, output * directions) */
+    const void *x;   /* (rows, input) what the layer sees, after dropout */
+    int64_t x_apart; /* 0: packed rows; else the caller's: those of a sequence lie together, and the
+                        sequences so many rows apart */
+    void *dropped;   /* memory of x where dropout makes a copy, else NULL */
+    void *factor;    /* (n, input) dropout factors, or NULL */
+    void *y;         /* (rows, output * directions) */
+    int64_t y_apart; /* as x_apart */
 } fl_tape_layer;
 
 /* Memory of one call, kept between calls. */
@@ -212,6 +215,10 @@ void fl_multiply_tiles(const fl_recurrent *layer, const float *a, int64_t a_row,
  * sums are there. */
 void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
                       const fl_prepared *prepared, const void *step);
+/* The same of a step backward (fl_backstep_f32), all of whose rows have a successor; weight_t: U^T,
+ * split. */
+void fl_backstep_on_tiles(const fl_recurrent *layer, int p, const uint16_t *weight_t,
+                          const fl_prepared *prepared, const void *backstep);
 /* For tiles: plain blocks [first, end), each (depth, width) -> split, in blocks. */
 void fl_pack_tiles(const fl_recurrent *layer, const void *plain, int64_t first, int64_t end,
                    int64_t depth, int64_t width, uint16_t *to);
@@ -276,8 +283,19 @@ typedef struct fl_moment {
     int64_t with_previous,
         previous0; /* sequences (a prefix) that ran a step before, packed row of the first there */
     int64_t with_next, next0; /* sequences that run a step after */
+    int64_t t, previous_t;    /* steps in time, of this one and the one before */
 } fl_moment;
 fl_moment fl_ragged_moment(const fl_ragged *ragged, int64_t step, int reverse);
+
+/* Row of sequence s at time t, and rows from there to that of the next sequence. */
+FL_INLINE int64_t fl_row_at(const fl_ragged *ragged, int64_t apart, int64_t t, int64_t s)
+{
+    return apart ? s * apart + t : ragged->offset[t] + s;
+}
+FL_INLINE int64_t fl_rows_apart(int64_t apart)
+{
+    return apart ? apart : 1;
+}
 
 /* OVERFLOW where some array of a call on `rows` steps does not fit the address space. */
 fl_status fl_rows_fit(const fl_recurrent *layer, int64_t rows);

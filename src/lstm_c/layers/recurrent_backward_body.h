@@ -299,7 +299,7 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
                 arena, rows + FL_TILE_PADDING,
                 sizeof(uint16_t) * (size_t)fl_tile_row_size(layer->gate_row, layer->tile_parts));
             scratch.split_inputs = fl_arena_take(
-                arena, panels, sizeof(uint16_t) * (size_t)FL_T(split_panel_size)(run));
+                arena, FL_T(split_inputs_size)(layer, panels, run->chunk), sizeof(uint16_t));
             scratch.split_dgates =
                 fl_arena_take(arena, fl_tiles_size(layer, 1, run->chunk, width), sizeof(uint16_t));
         }

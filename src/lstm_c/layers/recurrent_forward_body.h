@@ -30,10 +30,11 @@ static void FL_T(final_states)(const FL_T(fl_forward_run) * run, int64_t level)
         const fl_tape_direction *direction = &tape->directions[index];
         real *h_out = run->call->states_out[0];
         for (int64_t s = 0; s < ragged->n; s++) {
-            int64_t last = ragged->offset[reverse ? 0 : ragged->length[s] - 1] + s,
+            int64_t end = reverse ? 0 : ragged->length[s] - 1, last = ragged->offset[end] + s,
+                    last_y = fl_row_at(ragged, tape->layers[level].y_apart, end, s),
                     to = index * ragged->n + ragged->sequence[s];
             const real *y =
-                (const real *)tape->layers[level].y + last * y_row + reverse * layer->output;
+                (const real *)tape->layers[level].y + last_y * y_row + reverse * layer->output;
             if (h_out)
                 FL_T(copy_row)(h_out + to * recurrent, y, recurrent);
             for (int i = 0; i < layer->states; i++) {
@@ -148,7 +149,7 @@ static void FL_T(forward_thread)(void *argument, int thread, int n_threads)
     else
         FL_T(forward_levels)(run, thread, n_threads);
     const fl_tape_layer *top = &run->tape->layers[layer->config.num_layers - 1];
-    if (call->y && call->y != top->y)
+    if (call->y && !top->y_apart)
         FL_T(scatter_rows)(ragged, top->y, layer->output * layer->directions, first, end, call->y,
                            call->y_start);
 }

@@ -132,11 +132,12 @@ fl_moment fl_ragged_moment(const fl_ragged *ragged, int64_t step, int reverse)
 {
     const int64_t *batch = ragged->batch, *offset = ragged->offset;
     int64_t last = ragged->steps - 1, t = reverse ? last - step : step;
-    fl_moment moment = {batch[t], offset[t], 0, 0, 0, 0};
+    fl_moment moment = {.rows = batch[t], .row0 = offset[t], .t = t};
     int64_t before = reverse ? t + 1 : t - 1, after = reverse ? t - 1 : t + 1;
     if (before >= 0 && before <= last) {
         moment.with_previous = reverse ? batch[before] : batch[t];
         moment.previous0 = offset[before];
+        moment.previous_t = before;
     }
     if (after >= 0 && after <= last) {
         moment.with_next = reverse ? batch[t] : batch[after];

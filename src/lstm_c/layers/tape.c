@@ -29,6 +29,23 @@ fl_normed fl_take_normed(const fl_recurrent *layer, int64_t rows, int keeps_x, f
     return made;
 }
 
+/* Rows from one of `n` sequences of `steps` steps to the next, where that is the same everywhere;
+ * else 0. */
+static int64_t rows_apart(const fl_sequences *sequences, const int64_t *start, int64_t n,
+                          int64_t steps)
+{
+    int64_t apart = n > 1 ? start[1] - start[0] : steps;
+    for (int64_t b = 0; b < n; b++)
+        if (sequences->length[b] != steps || start[b] != start[0] + b * apart)
+            return 0;
+    return apart > 0 ? apart : 0;
+}
+
+/* In inference, a layer reads the caller's x and writes the caller's y where that is where each
+ * step finds its rows at one distance. Between one and a tile of sequences, the rows of several
+ * steps together make better products than those of one. */
+enum { FEWEST_ROWS_IN_PLACE = 16 };
+
 static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
                         fl_forward_team team, int64_t chunk_rows, fl_arena *arena)
 {
@@ -36,11 +53,16 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
     size_t size = layer->real_size;
     int64_t columns = layer->output * layer->directions, state_row = layer->state_row;
     int64_t L = layer->config.num_layers;
-    int measuring = !arena->memory, one = ragged->n == 1 && !tape->training;
+    int measuring = !arena->memory;
+    int64_t x_apart = 0, y_apart = 0;
+    if (!tape->training && (ragged->n == 1 || ragged->n >= FEWEST_ROWS_IN_PLACE))
+        x_apart = rows_apart(&call->x_rows, call->x_rows.start, ragged->n, ragged->steps);
+    if (!tape->training && call->y)
+        y_apart = rows_apart(&call->x_rows, call->y_start, ragged->n, ragged->steps);
     fl_ragged_layout(&tape->ragged, arena);
     tape->layers = fl_arena_take(arena, L, sizeof *tape->layers);
     tape->directions = fl_arena_take(arena, layer->n_packed, sizeof *tape->directions);
-    tape->x = one ? NULL : fl_arena_take(arena, ragged->rows * layer->config.input_size, size);
+    tape->x = x_apart ? NULL : fl_arena_take(arena, ragged->rows * layer->config.input_size, size);
     tape->decay = call->decay ? fl_arena_take(arena, ragged->rows, size) : NULL;
     void *alternate[2] = {NULL, NULL};
     for (int64_t level = 0; level < L; level++) {
@@ -48,7 +70,8 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         int drops = tape->drops && level > 0 && layer->config.dropout > 0, top = level == L - 1;
         made.factor = drops ? fl_arena_take(arena, ragged->n * columns, size) : NULL;
         made.dropped = drops ? fl_arena_take(arena, ragged->rows * columns, size) : NULL;
-        if (one && top && call->y)
+        made.y_apart = top ? y_apart : 0;
+        if (made.y_apart)
             made.y = (char *)call->y + (size_t)(call->y_start[0] * columns) * size;
         else if (tape->training || team.waves || level < 2) /* all are kept, or in use at once */
             made.y = alternate[level & 1] = fl_arena_take(arena, ragged->rows * columns, size);
@@ -57,7 +80,8 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         if (measuring)
             continue;
         made.x = level == 0 ? tape->x : made.dropped ? made.dropped : tape->layers[level - 1].y;
-        if (level == 0 && one)
+        if (level == 0 && x_apart)
+            made.x_apart = x_apart,
             made.x = (const char *)call->x +
                      (size_t)(call->x_rows.start[0] * layer->config.input_size) * size;
         tape->layers[level] = made;

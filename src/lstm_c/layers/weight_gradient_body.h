@@ -235,10 +235,10 @@ static int64_t FL_T(input_panels)(const fl_recurrent *layer, int64_t input)
     return (FL_T(input_depth)(layer, input) + FL_INPUT_PANEL - 1) / FL_INPUT_PANEL;
 }
 
-/* Values of 16 bits of a panel of inputs, split. */
-static int64_t FL_T(split_panel_size)(const FL_T(fl_backward_run) * run)
+/* Values of 16 bits of the inputs of `count` rows, split: panels are whole tiles. */
+static int64_t FL_T(split_inputs_size)(const fl_recurrent *layer, int64_t panels, int64_t count)
 {
-    return FL_INPUT_PANEL * fl_tile_row_size(run->chunk, run->layer->tile_parts);
+    return panels * FL_INPUT_PANEL * fl_tile_row_size(count, layer->tile_parts);
 }
 
 /* The inputs that the thread has gathered, for tiles. */
@@ -255,47 +255,41 @@ static void FL_T(split_inputs)(const FL_T(fl_backward_run) * run, int index, int
             .row_stride = 1,
             .depth_stride = FL_INPUT_PANEL,
             .parts = layer->tile_parts,
-            .to = scratch->split_inputs + k * FL_T(split_panel_size)(run)};
+            .to = scratch->split_inputs + FL_T(split_inputs_size)(layer, k, count)};
         layer->tiles->split_columns(&panel);
     }
 }
 
-/* As add_section, which on tiles is all of the inputs. */
-static void FL_T(add_section_on_tiles)(const FL_T(fl_backward_run) * run, int thread,
-                                       const FL_T(fl_section) * section, int64_t count, int adds,
-                                       real *gradient, int64_t columns)
+/* As add_section, for a section that is all of the inputs: the gate gradients of a block from
+ * `dgates` on, rows of which are gate_row apart. */
+static void FL_T(add_on_tiles)(const FL_T(fl_backward_run) * run, int index, int thread,
+                               const real *dgates, int64_t count, int adds, real *gradient,
+                               int64_t columns)
 {
     const fl_recurrent *layer = run->layer;
     FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
-    int64_t width = FL_BLOCK_VECTORS * layer->lanes;
-    fl_tile_operand block = {.values = (const void *)scratch->dgates,
-                             .rows = width,
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, input = layer->packed[index].input,
+            used = columns < width ? columns : width;
+    fl_tile_operand block = {.values = (const void *)dgates,
+                             .rows = used,
                              .depth = count,
                              .row_stride = 1,
-                             .depth_stride = width,
+                             .depth_stride = layer->gate_row,
                              .parts = layer->tile_parts,
                              .to = scratch->split_dgates};
     layer->tiles->split_block(&block);
-    for (int64_t column = 0; column < section->end; column += FL_INPUT_PANEL) {
-        int64_t left = section->end - column;
-        void *c = gradient + column * width;
-        fl_tile_gemm gemm = {.rows = FL_INPUT_PANEL,
-                             .rows_written = left < FL_INPUT_PANEL ? left : FL_INPUT_PANEL,
-                             .block_end = 1,
-                             .factor = {{.a = scratch->split_inputs +
-                                              column / FL_INPUT_PANEL * FL_T(split_panel_size)(run),
-                                         .b = scratch->split_dgates,
-                                         .depth = count,
-                                         .columns = width}},
-                             .width = width,
-                             .columns = columns,
-                             .parts = layer->tile_parts,
-                             .init = adds ? c : NULL,
-                             .init_row = width,
-                             .c = c,
-                             .c_row = width};
-        layer->tiles->gemm(&gemm);
-    }
+    fl_tile_gemm gemm = {.rows = FL_T(input_panels)(layer, input) * FL_INPUT_PANEL,
+                         .rows_written = FL_T(input_depth)(layer, input),
+                         .block_end = 1,
+                         .factor = {{scratch->split_inputs, scratch->split_dgates, count, 0, used}},
+                         .width = used,
+                         .columns = used,
+                         .parts = layer->tile_parts,
+                         .init = adds ? (const void *)gradient : NULL,
+                         .init_row = width,
+                         .c = (void *)gradient,
+                         .c_row = width};
+    layer->tiles->gemm(&gemm);
 }
 
 /* Gradients of one layer's weights: dgates^T [x, h_prev, gates, 1] over all real steps, in chunks
@@ -325,18 +319,19 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
         for (int64_t k = first * n_sections; k < end * n_sections; k++) {
             const FL_T(fl_section) *section = &sections[k % n_sections];
             int64_t block = k / n_sections;
-            int64_t left = part->gate_stride - block * width, used = left < width ? left : width;
+            int64_t left = part->gate_stride - block * width, used = left < width ? left : width,
+                    columns = part->gate_columns - block * width;
             const real *from =
                 section->dgates + row * layer->gate_row + part->gate_first + block * width;
+            real *to = gradient + block * width * depth;
+            if (run->on_tiles) {
+                FL_T(add_on_tiles)(run, index, thread, from, count, row > 0, to, columns);
+                continue;
+            }
             int copied = k % n_sections && section->dgates == section[-1].dgates;
             for (int64_t i = 0; !copied && i < count; i++)
                 FL_T(copy_row)(dgates + i * width, from + i * layer->gate_row, used);
-            real *to = gradient + block * width * depth;
-            int64_t columns = part->gate_columns - block * width;
-            if (run->on_tiles)
-                FL_T(add_section_on_tiles)(run, thread, section, count, row > 0, to, columns);
-            else
-                FL_T(add_section)(run, thread, section, count, row > 0, to, columns);
+            FL_T(add_section)(run, thread, section, count, row > 0, to, columns);
         }
     }
     int64_t column_end = end * width < part->gate_columns ? end * width : part->gate_columns;
