@@ -72,7 +72,7 @@ typedef struct fl_tile_gemm {
     int64_t rows_written;     /* the first ones; 0: all */
     int parts;
     const float *init; /* or NULL: zero */
-    int64_t init_row;  /* 0: one row for all */
+    int64_t init_row;  /* 0: one row for all, of whole tiles */
     float *c;          /* or NULL: `finish` alone has it */
     int64_t c_row;
     /* Called for rows [row, row + rows) of a block of C when they are there, or NULL; without c,

@@ -312,7 +312,8 @@ static __attribute__((noinline)) void hand_over(tile_piece *piece, int64_t count
     float *sums = piece->sums + piece->next * SUMS_ROW;
     piece->next += count;
     for (int64_t r = 0; r < count; r++) {
-        const float *init = g->init ? g->init + (from + r) * g->init_row + first : NULL;
+        const float *init =
+            g->init && g->init_row ? g->init + (from + r) * g->init_row + first : NULL;
         float *sum = sums + r * SUMS_ROW;
         float *c = g->c ? g->c + (from + r) * g->c_row + first : sum;
         if (init && columns == SUMS_ROW)
@@ -364,6 +365,19 @@ FL_INLINE tile_block block_of(const fl_tile_gemm *g, const fl_tile_factor *facto
     return found;
 }
 
+/* Sums start from the one row of init that all rows have, in column tile `column` of a block. */
+FL_INLINE const float *common_init(const fl_tile_gemm *g, int64_t block)
+{
+    return g->init && !g->init_row ? g->init + block * (g->c_block ? g->c_block : g->width) : NULL;
+}
+#define FL_TILE_START(C, column)                                                                   \
+    do {                                                                                           \
+        if (init && (column) * FL_TILE_SIDE < g->width)                                            \
+            t_load(tiles, C, init + (column) * FL_TILE_SIDE, 0);                                   \
+        else                                                                                       \
+            t_zero(tiles, C);                                                                      \
+    } while (0)
+
 /* The terms of a product go in an order in which each differs from the one before in one part, and
  * all that take a part of B stand together: hi lo, hi mid, mid mid, mid hi, lo hi, hi hi; with two
  * parts hi lo, hi hi, lo hi. It is the same for every shape, as are the bits. */
@@ -391,11 +405,12 @@ FL_INLINE tile_block block_of(const fl_tile_gemm *g, const fl_tile_factor *facto
 FL_INLINE void multiply_row(fl_tiles *tiles, const fl_tile_gemm *g, const int parts, int64_t block,
                             float *sums, tile_piece *before)
 {
+    const float *init = common_init(g, block);
     (void)tiles; /* the registers themselves, where there are any */
-    t_zero(tiles, 0);
-    t_zero(tiles, 1);
-    t_zero(tiles, 2);
-    t_zero(tiles, 3);
+    FL_TILE_START(0, 0);
+    FL_TILE_START(1, 1);
+    FL_TILE_START(2, 2);
+    FL_TILE_START(3, 3);
     for (int f = 0; f < 2 && g->factor[f].depth; f++) {
         const tile_block of = block_of(g, &g->factor[f], block, 0);
         const char *a = of.a, *b = of.b - of.first * parts * FL_TILE_BYTES;
@@ -459,11 +474,12 @@ FL_INLINE void multiply_square(fl_tiles *tiles, const fl_tile_gemm *g, const int
 {
     int columns = (int)((g->width + FL_TILE_SIDE - 1) / FL_TILE_SIDE),
         two_columns = left + 1 < columns;
+    const float *init = common_init(g, block);
     (void)tiles;
-    t_zero(tiles, 0);
-    t_zero(tiles, 1);
-    t_zero(tiles, 2);
-    t_zero(tiles, 3);
+    FL_TILE_START(0, left);
+    FL_TILE_START(1, left + 1);
+    FL_TILE_START(2, left);
+    FL_TILE_START(3, left + 1);
     for (int f = 0; f < 2 && g->factor[f].depth; f++) {
         const tile_block of = block_of(g, &g->factor[f], block, row_tile);
         const int has_left = of.first <= left && left < of.end,

@@ -170,8 +170,7 @@ static void FL_T(pack_norms)(const fl_recurrent *layer, const FL_T(fl_arrays) * 
 
 static void FL_T(copy_row)(real *to, const real *from, int64_t count)
 {
-    for (int64_t i = 0; i < count; i++)
-        to[i] = from[i];
+    memcpy(to, from, sizeof(real) * (size_t)count);
 }
 
 /* packed rows of sorted sequences <-> the caller's rows, `columns` each, for steps [first, end). */
