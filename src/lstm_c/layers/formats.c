@@ -10,16 +10,15 @@
 
 #include "layers/recurrent.h"
 
-/* Sequences from which on products are faster on tiles, see docs/performance.md: of weights that
- * the second cache holds, or that are no larger in parts than they were; and of other ones. */
-#if defined(FASTLSTM_TILES_FOR_FEW)
-enum { FEWEST_TILE_ROWS = 4, FEWEST_TILE_ROWS_FAR = 4, SMALLEST_TILE_DEPTH = 1 }; /* for tests */
+/* Sequences, and depth, from which on products are faster on tiles, see docs/performance.md: with
+ * one or two parts; with three, which take six products; and those with weights that leave the
+ * second cache. */
+#if defined(FASTLSTM_TILES_FOR_FEW) /* for tests */
+enum { FEWEST_TILE_ROWS = 4, FEWEST_OF_THREE = 4, FEWEST_OF_THREE_FAR = 4 };
+enum { SMALLEST_DEPTH = 1, SMALLEST_OF_THREE = 1 };
 #else
-enum {
-    FEWEST_TILE_ROWS = 8,
-    FEWEST_TILE_ROWS_FAR = 24,
-    SMALLEST_TILE_DEPTH = 48, /* of multiples of 32 */
-};
+enum { FEWEST_TILE_ROWS = 8, FEWEST_OF_THREE = 16, FEWEST_OF_THREE_FAR = 32 };
+enum { SMALLEST_DEPTH = 48, SMALLEST_OF_THREE = 64 };
 #endif
 enum { FAR_BYTES = 1024 * 1024 };
 enum { FEW_ROWS = 3 /* a register tile of every instruction set */, FULL_TILE_ROWS = 16 };
@@ -92,19 +91,21 @@ void fl_choose_formats(fl_recurrent *layer)
         config->layer_norm) /* its products are passes of their own */
         return;
     layer->format = format_of_few(layer);
+    int parts = config->precision == FL_PRECISION_BFLOAT16 ? 1
+                : config->precision == FL_PRECISION_HIGH   ? 2
+                                                           : 3;
     if (config->precision == FL_PRECISION_INT8 || config->batch_invariant ||
-        layer->recurrent < SMALLEST_TILE_DEPTH)
+        layer->recurrent < (parts > 2 ? SMALLEST_OF_THREE : SMALLEST_DEPTH))
         return;
     layer->tiles = fl_tiles_current();
-    layer->tile_parts = config->precision == FL_PRECISION_BFLOAT16 ? 1
-                        : config->precision == FL_PRECISION_HIGH   ? 2
-                                                                   : 3;
+    layer->tile_parts = parts;
 }
 
 static int64_t fewest_tile_rows(const fl_recurrent *layer)
 {
-    int far = layer->tile_parts > 2 && plain_bytes(layer) > FAR_BYTES;
-    return far ? FEWEST_TILE_ROWS_FAR : FEWEST_TILE_ROWS;
+    if (layer->tile_parts < 3)
+        return FEWEST_TILE_ROWS;
+    return plain_bytes(layer) < FAR_BYTES ? FEWEST_OF_THREE : FEWEST_OF_THREE_FAR;
 }
 
 fl_weight_format fl_call_format(const fl_recurrent *layer, int64_t n)
