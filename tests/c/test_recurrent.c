@@ -106,6 +106,98 @@ static void test_numbers(void)
     }
 }
 
+/* ---- where rows lie ---- */
+
+enum { PLACED = 20, PLACED_STEPS = 7, PLACED_APART = PLACED_STEPS + 2, PLACED_WIDTH = 24 };
+
+/* Outputs of PLACED sequences that start at those rows of x and y. */
+static void run_placed(const test_layer *made, const void *x, int64_t x_total,
+                       const int64_t *x_start, void *y, const int64_t *y_start, void *c)
+{
+    int64_t length[PLACED];
+    for (int b = 0; b < PLACED; b++)
+        length[b] = PLACED_STEPS;
+    void *states[] = {NULL, c};
+    fl_forward call = {.x_rows = {.n = PLACED, .start = x_start, .length = length},
+                       .x = x,
+                       .x_total = x_total,
+                       .y_start = y_start,
+                       .y = y,
+                       .y_total = PLACED * PLACED_APART,
+                       .states_out = states,
+                       .n_threads = 2};
+    CHECK_EQUAL(fl_recurrent_forward(made->layer, &call), FL_OK);
+}
+
+/* Sequences at one distance are read and written in place, others packed: with the same bits, and
+ * without touching rows that belong to none; also where sequences of x overlap, or x is y. */
+static void check_placed(const fl_recurrent_config *config)
+{
+    const size_t row = PLACED_WIDTH * (config->dtype == FL_FLOAT64 ? 8 : 4),
+                 bytes = PLACED * PLACED_APART * row;
+    const int64_t total = PLACED * PLACED_APART, values = total * PLACED_WIDTH;
+    test_layer made = test_layer_new(config, 7);
+    generator from = {8};
+    int64_t even[PLACED], odd[PLACED], window[PLACED];
+    char *x = reals_new(config->dtype, values), *moved = reals_new(config->dtype, values),
+         *y = reals_new(config->dtype, values), *wanted = reals_new(config->dtype, values),
+         *c = reals_new(config->dtype, 4 * PLACED * PLACED_WIDTH),
+         *wanted_c = reals_new(config->dtype, 4 * PLACED * PLACED_WIDTH);
+    const size_t c_bytes = 4 * PLACED * row;
+    for (int overlaps = 0; overlaps < 2; overlaps++) {
+        for (int64_t i = 0; i < values; i++) {
+            real_put(config->dtype, x, i, random_real(&from, 1));
+            real_put(config->dtype, moved, i, 0);
+        }
+        for (int b = 0; b < PLACED; b++) {
+            even[b] = 1 + b * PLACED_APART;
+            odd[b] = 1 + (PLACED - 1 - b) * PLACED_APART;
+            window[b] = overlaps ? 1 + b : even[b];
+            memcpy(moved + (size_t)odd[b] * row, x + (size_t)window[b] * row, PLACED_STEPS * row);
+        }
+        memset(y, 1, bytes);
+        memset(wanted, 1, bytes);
+        memset(c, 0, c_bytes);
+        memset(wanted_c, 0, c_bytes);
+        run_placed(&made, moved, total, odd, wanted, even, wanted_c);
+        run_placed(&made, x, total, window, y, even, c);
+        CHECK(memcmp(y, wanted, bytes) == 0);
+        CHECK(memcmp(c, wanted_c, c_bytes) == 0);
+        if (!overlaps) {
+            run_placed(&made, x, total, even, x, even, c);
+            for (int b = 0; b < PLACED; b++)
+                CHECK(memcmp(x + (size_t)even[b] * row, wanted + (size_t)even[b] * row,
+                             PLACED_STEPS * row) == 0);
+        }
+    }
+    guarded_check();
+    void *arrays[] = {x, moved, y, wanted, c, wanted_c};
+    for (int i = 0; i < 6; i++)
+        guarded_free(arrays[i]);
+    test_layer_free(&made);
+}
+
+static void test_placed(void)
+{
+    for (int32_t dtype = FL_FLOAT32; dtype <= FL_FLOAT64; dtype++)
+        for (int options = 0; options < 4; options++) {
+            fl_recurrent_config config = plain;
+            config.dtype = dtype;
+            config.input_size = PLACED_WIDTH;
+            config.num_layers = 1 + (options & 1);
+            config.bidirectional = options >> 1;
+            config.hidden_size = PLACED_WIDTH / (1 + config.bidirectional);
+            check_context("rows in place, dtype %d, options %d", dtype, options);
+            check_placed(&config);
+            if (!config.bidirectional) {
+                config.hidden_size = 2 * PLACED_WIDTH;
+                config.proj_size = PLACED_WIDTH;
+                check_context("rows in place, projected, dtype %d, options %d", dtype, options);
+                check_placed(&config);
+            }
+        }
+}
+
 /* ---- arguments ---- */
 
 /* A small call in which every array is there; its outputs are to stay as they are. */
@@ -526,6 +618,7 @@ int main(void)
     long live = allocator_live();
     test_layouts();
     test_numbers();
+    test_placed();
     test_configs();
     test_huge_configs();
     test_not_loaded();

@@ -34,17 +34,40 @@ fl_normed fl_take_normed(const fl_recurrent *layer, int64_t rows, int keeps_x, f
 static int64_t rows_apart(const fl_sequences *sequences, const int64_t *start, int64_t n,
                           int64_t steps)
 {
-    int64_t apart = n > 1 ? start[1] - start[0] : steps;
+    int64_t apart = n > 1 ? start[1] - start[0] : 1;
     for (int64_t b = 0; b < n; b++)
         if (sequences->length[b] != steps || start[b] != start[0] + b * apart)
             return 0;
     return apart > 0 ? apart : 0;
 }
 
-/* In inference, a layer reads the caller's x and writes the caller's y where that is where each
- * step finds its rows at one distance. Between one and a tile of sequences, the rows of several
- * steps together make better products than those of one. */
+/* Whether x and y share memory. */
+static int rows_overlap(const fl_recurrent *layer, const fl_forward *call)
+{
+    const char *x = call->x, *y = call->y;
+    size_t x_bytes = (size_t)(call->x_total * layer->config.input_size) * layer->real_size,
+           y_bytes = (size_t)(call->y_total * layer->output * layer->directions) * layer->real_size;
+    return y && x < y + y_bytes && y < x + x_bytes;
+}
+
+/* In inference, a layer reads the caller's x and writes the caller's y where a step finds its rows
+ * there at one distance: sequences of x may overlap then, those of y not. Between one and a tile of
+ * sequences, the rows of several steps together make better products than those of one. */
 enum { FEWEST_ROWS_IN_PLACE = 16 };
+static int64_t x_rows_apart(const fl_recurrent *layer, const fl_forward *call,
+                            const fl_ragged *ragged)
+{
+    int few = ragged->n > 1 && ragged->n < FEWEST_ROWS_IN_PLACE;
+    return few || rows_overlap(layer, call)
+               ? 0
+               : rows_apart(&call->x_rows, call->x_rows.start, ragged->n, ragged->steps);
+}
+static int64_t y_rows_apart(const fl_forward *call, const fl_ragged *ragged)
+{
+    int64_t apart =
+        call->y ? rows_apart(&call->x_rows, call->y_start, ragged->n, ragged->steps) : 0;
+    return ragged->n == 1 || apart >= ragged->steps ? apart : 0;
+}
 
 static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
                         fl_forward_team team, int64_t chunk_rows, fl_arena *arena)
@@ -54,11 +77,8 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
     int64_t columns = layer->output * layer->directions, state_row = layer->state_row;
     int64_t L = layer->config.num_layers;
     int measuring = !arena->memory;
-    int64_t x_apart = 0, y_apart = 0;
-    if (!tape->training && (ragged->n == 1 || ragged->n >= FEWEST_ROWS_IN_PLACE))
-        x_apart = rows_apart(&call->x_rows, call->x_rows.start, ragged->n, ragged->steps);
-    if (!tape->training && call->y)
-        y_apart = rows_apart(&call->x_rows, call->y_start, ragged->n, ragged->steps);
+    int64_t x_apart = tape->training ? 0 : x_rows_apart(layer, call, ragged),
+            y_apart = tape->training ? 0 : y_rows_apart(call, ragged);
     fl_ragged_layout(&tape->ragged, arena);
     tape->layers = fl_arena_take(arena, L, sizeof *tape->layers);
     tape->directions = fl_arena_take(arena, layer->n_packed, sizeof *tape->directions);
