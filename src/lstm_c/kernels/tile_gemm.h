@@ -14,13 +14,8 @@
  * what becomes of the sums of one piece of C is done while the next piece is multiplied, some rows
  * after each step of the depth.
  */
-#include <math.h>
-
 #include "kernels/reduced.h"
 #include "simd/tiles.h"
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
 
 /* ---- numbers in parts ---- */
 
@@ -78,21 +73,6 @@ FL_INLINE int64_t tile_height(int64_t rows)
     return (rows + tiles - 1) / tiles;
 }
 
-typedef float tile_lanes __attribute__((vector_size(64)));
-typedef uint32_t tile_words __attribute__((vector_size(64)));
-
-FL_INLINE int any_lane(tile_words mask)
-{
-#if defined(__AVX512F__)
-    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
-#else
-    uint32_t any = 0;
-    for (int i = 0; i < FL_TILE_SIDE; i++)
-        any |= mask[i];
-    return any != 0;
-#endif
-}
-
 static __attribute__((noinline)) void take_first_of_any(tile_lanes *values, tile_words *part)
 {
     for (int i = 0; i < FL_TILE_SIDE; i++) {
@@ -107,7 +87,7 @@ FL_INLINE tile_words take_part(tile_lanes *values, const int index)
 {
     tile_words part = (tile_words)*values;
     tile_words wide = (tile_words)((part & 0x7fffffffu) >= 0x7f7f8000u);
-    if (!index && __builtin_expect(any_lane(wide), 0)) {
+    if (!index && __builtin_expect(t_any_lane(wide), 0)) {
         tile_lanes rest = *values;
         take_first_of_any(&rest, &part);
         *values = rest;

@@ -20,6 +20,10 @@ enum {
     FL_TILE_BYTES = 1024 /* of a register */
 };
 
+/* A row of a register, as numbers or as the words of its lanes. */
+typedef float tile_lanes __attribute__((vector_size(64)));
+typedef uint32_t tile_words __attribute__((vector_size(64)));
+
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__)
 #include <immintrin.h>
 
@@ -48,6 +52,10 @@ FL_INLINE void fl_tiles_end(fl_tiles *tiles)
 {
     (void)tiles;
     _tile_release();
+}
+FL_INLINE int t_any_lane(tile_words mask)
+{
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
 }
 #define t_zero(tiles, n) _tile_zero(n)
 #define t_load(tiles, n, from, row_bytes) _tile_loadd(n, from, row_bytes)
@@ -104,6 +112,13 @@ FL_INLINE void fl_tile_dot(fl_tiles *tiles, int to, int rows, int columns)
             float sum = fl_tile_number(c[m][n]) + (even + odd);
             memcpy(&c[m][n], &sum, sizeof sum);
         }
+}
+FL_INLINE int t_any_lane(tile_words mask)
+{
+    uint32_t any = 0;
+    for (int i = 0; i < FL_TILE_SIDE; i++)
+        any |= mask[i];
+    return any != 0;
 }
 #define t_zero(tiles, n) memset((tiles)->lane[n], 0, FL_TILE_BYTES)
 #define t_load(tiles, n, from, row_bytes) fl_tile_load(tiles, n, from, row_bytes)
