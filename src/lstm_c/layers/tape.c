@@ -41,13 +41,15 @@ static int64_t rows_apart(const fl_sequences *sequences, const int64_t *start, i
     return apart > 0 ? apart : 0;
 }
 
-/* Whether x and y share memory. */
+/* Whether x and y share memory; their rows may be more than an address space holds. */
 static int rows_overlap(const fl_recurrent *layer, const fl_forward *call)
 {
     const char *x = call->x, *y = call->y;
-    size_t x_bytes = (size_t)(call->x_total * layer->config.input_size) * layer->real_size,
-           y_bytes = (size_t)(call->y_total * layer->output * layer->directions) * layer->real_size;
-    return y && x < y + y_bytes && y < x + x_bytes;
+    int64_t x_row = layer->config.input_size * (int64_t)layer->real_size,
+            y_row = layer->output * layer->directions * (int64_t)layer->real_size;
+    if (!y)
+        return 0;
+    return x < y ? (y - x) / x_row < call->x_total : (x - y) / y_row < call->y_total;
 }
 
 /* In inference, a layer reads the caller's x and writes the caller's y where a step finds its rows
