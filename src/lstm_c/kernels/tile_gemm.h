@@ -49,16 +49,6 @@ FL_INLINE float rest_of(float value, uint32_t part)
     return (part & 0x7f800000u) == 0x7f800000u ? 0 : value - tile_value(part);
 }
 
-/* The parts of one value, as bfloat16 in the upper halves. */
-FL_INLINE void split_value(float value, const int parts, uint32_t part[3])
-{
-    part[0] = nearest_bfloat16(tile_bits(value));
-    for (int p = 1; p < parts; p++) {
-        value = rest_of(value, part[p - 1]);
-        part[p] = nearest_bfloat16(tile_bits(value));
-    }
-}
-
 /* ---- operands ---- */
 
 FL_INLINE int64_t padded_to(int64_t count, int64_t unit)
@@ -82,7 +72,7 @@ static __attribute__((noinline)) void take_first_of_any(tile_lanes *values, tile
 }
 
 /* Part `index` of 16 values, in the upper halves, of what the parts before it have left; values:
- * what it leaves. As split_value. */
+ * what it leaves. */
 FL_INLINE tile_words take_part(tile_lanes *values, const int index)
 {
     tile_words part = (tile_words)*values;

@@ -102,10 +102,11 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         if (measuring)
             continue;
         made.x = level == 0 ? tape->x : made.dropped ? made.dropped : tape->layers[level - 1].y;
-        if (level == 0 && x_apart)
-            made.x_apart = x_apart,
+        if (level == 0 && x_apart) {
+            made.x_apart = x_apart;
             made.x = (const char *)call->x +
                      (size_t)(call->x_rows.start[0] * layer->config.input_size) * size;
+        }
         tape->layers[level] = made;
     }
     for (int index = 0; index < layer->n_packed; index++) {
