@@ -277,6 +277,10 @@ typedef struct FL_T(fl_cell) {
     const fl_cell_facts *facts;
     void (*forward)(const FL_T(fl_step) *);
     void (*backward)(const FL_T(fl_backstep) *);
+    /* The same for one row and block whose products are there, without what they are added to in
+     * the case of backward: `sums`, (columns or units of a block). */
+    void (*forward_row)(const FL_T(fl_step) *, int64_t row, int64_t block, const real *sums);
+    void (*backward_row)(const FL_T(fl_backstep) *, int64_t row, int64_t block, const real *sums);
     const FL_T(fl_normed_cell) * normed;
 } FL_T(fl_cell);
 

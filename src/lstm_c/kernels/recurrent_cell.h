@@ -113,6 +113,17 @@ static void CELL_(forward_step)(const FL_T(fl_step) * s)
                  s->block_first, s->block_end, s->descending);
 }
 
+static void CELL_(forward_row)(const FL_T(fl_step) * s, int64_t row, int64_t block,
+                               const real *sums)
+{
+    const int slots = CELL_(facts).slots, nv = slots * fl_panels_per_block(slots);
+    vec acc[1][FL_BLOCK_VECTORS * 2];
+    FL_UNROLL
+    for (int v = 0; v < nv; v++)
+        acc[0][v] = v_load(sums + v * FL_LANES);
+    CELL_(forward_units)(s, nv, 1, 1, row, block, acc);
+}
+
 /* Derivative of one row and one panel. `sum`: the recurrent product of the step after plus what
  * belongs to the same array: the gradient of h, or of state 0 where that recurs. */
 FL_INLINE void CELL_(backward_unit)(const FL_T(fl_backstep) * s, vec sum, int64_t row,
@@ -186,6 +197,20 @@ FL_CELL_TILE void CELL_(backward_tile)(const FL_T(fl_backstep) * s, const int nv
     (s, CELL_(facts).state_recurs && !CELL_(facts).is_prelude, CELL_(facts).compact,
      CELL_(facts).slots, nv, mr, nb, row, block, acc);
     CELL_(backward_units)(s, nv, mr, nb, row, block, acc);
+}
+
+static void CELL_(backward_row)(const FL_T(fl_backstep) * s, int64_t row, int64_t block,
+                                const real *sums)
+{
+    const int state_recurs = CELL_(facts).state_recurs && !CELL_(facts).is_prelude;
+    for (int v = 0; v < FL_BLOCK_VECTORS; v++) {
+        int64_t panel = block * FL_BLOCK_VECTORS + v;
+        if (panel * FL_LANES < s->units)
+            CELL_(backward_unit)(s,
+                                 FL_T(backward_init)(s, state_recurs, row, panel * FL_LANES) +
+                                     v_load(sums + v * FL_LANES),
+                                 row, panel);
+    }
 }
 
 /* Of a block that is half empty or more, as the last one of a narrow layer is. */

@@ -75,9 +75,9 @@ typedef struct fl_tile_gemm {
     int64_t init_row;  /* 0: one row for all, of whole tiles */
     float *c;          /* or NULL: `finish` alone has it */
     int64_t c_row;
-    /* Called for rows [row, row + rows) of a block of C when they are there, or NULL; without c,
-     * they are `sums`, (rows, FL_TILE_SUMS_ROW). The rest of C may be multiplied meanwhile. */
-    void (*finish)(void *context, int64_t block, int64_t row, int64_t rows, const float *sums);
+    /* Called for each row of a block of C when it is there, in `sums`, or NULL. Other rows and
+     * blocks may be multiplied meanwhile. */
+    void (*finish)(void *context, int64_t block, int64_t row, const float *sums);
     void *context;
 } fl_tile_gemm;
 

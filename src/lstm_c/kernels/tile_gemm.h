@@ -10,9 +10,9 @@
  * two products: 14 loads for the 24 products of six terms. A single row tile goes with four column
  * tiles. Rows are cut into tiles of equal height, at most 16.
  *
- * Products of tiles take one port and the registers' loads others; the rest of the core is free. So
- * what becomes of the sums of one piece of C is done while the next piece is multiplied, some rows
- * after each step of the depth.
+ * Products of tiles take one port and the registers' loads others; the rest of the core is free,
+ * but its window holds few operations on tiles beside other work. So what becomes of the sums of
+ * one piece of C is done while the next piece is multiplied, a row after every few terms.
  */
 #include "kernels/reduced.h"
 #include "simd/tiles.h"
@@ -265,52 +265,50 @@ static void tile_split_block(const fl_tile_operand *from)
 enum { SUMS_ROW = FL_TILE_SUMS_ROW, NEAR_BYTES = 1280 * 1024 };
 
 /* A piece of C, of one or two row tiles and a block of columns, that has been multiplied; rows
- * [next, rows) of it have not been handed over yet. */
+ * [next, rows) of it have not been handed over yet. They go one by one while the next piece, of
+ * `terms` terms, is multiplied, evenly. */
 typedef struct tile_piece {
     const fl_tile_gemm *g;
     float *sums; /* (rows, SUMS_ROW) */
     int64_t block, row, rows, next;
+    int64_t first, columns; /* of C */
+    int64_t terms, due;     /* a row is due when this reaches `terms` */
 } tile_piece;
 
-/* C = init + sums of its next `count` rows, or the sums themselves; and to who wants to know. */
-static __attribute__((noinline)) void hand_over(tile_piece *piece, int64_t count)
+/* C = init + sums of the next row, or the sums themselves; and to who wants to know. */
+FL_INLINE void hand_over(tile_piece *piece)
 {
     const fl_tile_gemm *g = piece->g;
-    int64_t from = piece->row + piece->next,
-            first = piece->block * (g->c_block ? g->c_block : g->width),
-            behind = g->columns - first, columns = behind < g->width ? behind : g->width;
-    float *sums = piece->sums + piece->next * SUMS_ROW;
-    piece->next += count;
-    for (int64_t r = 0; r < count; r++) {
+    int64_t row = piece->row + piece->next;
+    float *sums = piece->sums + piece->next++ * SUMS_ROW;
+    if (g->c) {
         const float *init =
-            g->init && g->init_row ? g->init + (from + r) * g->init_row + first : NULL;
-        float *sum = sums + r * SUMS_ROW;
-        float *c = g->c ? g->c + (from + r) * g->c_row + first : sum;
-        if (init && columns == SUMS_ROW)
-            for (int64_t j = 0; j < SUMS_ROW; j++)
-                c[j] = init[j] + sum[j];
-        else if (init)
-            for (int64_t j = 0; j < columns; j++)
-                c[j] = init[j] + sum[j];
-        else if (g->c)
-            memcpy(c, sum, sizeof(float) * (size_t)columns);
+            g->init && g->init_row ? g->init + row * g->init_row + piece->first : NULL;
+        float *c = g->c + row * g->c_row + piece->first;
+        if (init)
+            for (int64_t j = 0; j < piece->columns; j++)
+                c[j] = init[j] + sums[j];
+        else
+            memcpy(c, sums, sizeof(float) * (size_t)piece->columns);
+    } else if (g->init && g->init_row) {
+        const float *init = g->init + row * g->init_row + piece->first;
+        for (int64_t j = 0; j < piece->columns; j++)
+            sums[j] += init[j];
     }
     if (g->finish)
-        g->finish(g->context, piece->block, from, count, sums);
+        g->finish(g->context, piece->block, row, sums);
 }
 
-/* After each step of the depth, as many rows as are in a register tile of AVX-512. */
-FL_INLINE void hand_over_some(tile_piece *piece)
+/* After each term. */
+FL_INLINE void hand_over_due(tile_piece *piece)
 {
-    enum { ROWS = 6 };
-    int64_t left = piece->rows - piece->next;
-    if (left > 0)
-        hand_over(piece, left < ROWS ? left : ROWS);
+    for (piece->due += piece->rows; piece->due >= piece->terms; piece->due -= piece->terms)
+        hand_over(piece);
 }
 FL_INLINE void hand_over_rest(tile_piece *piece)
 {
-    if (piece->next < piece->rows)
-        hand_over(piece, piece->rows - piece->next);
+    while (piece->next < piece->rows)
+        hand_over(piece);
 }
 
 /* A factor's tiles of a block: where they are, and which column tiles of C they are for. */
@@ -371,6 +369,7 @@ FL_INLINE const float *common_init(const fl_tile_gemm *g, int64_t block)
         FL_ROW_TERMS(1, B, TERMS, FIRST, SECOND, THIRD);                                           \
         FL_ROW_TERMS(2, B, TERMS, FIRST, SECOND, THIRD);                                           \
         FL_ROW_TERMS(3, B, TERMS, FIRST, SECOND, THIRD);                                           \
+        hand_over_due(before);                                                                     \
     } while (0)
 FL_INLINE void multiply_row(fl_tiles *tiles, const fl_tile_gemm *g, const int parts, int64_t block,
                             float *sums, tile_piece *before)
@@ -400,7 +399,6 @@ FL_INLINE void multiply_row(fl_tiles *tiles, const fl_tile_gemm *g, const int pa
                 FL_ROW_PART(1, 2, 4, 5, 5);
                 FL_ROW_PART(0, 3, 5, 6, 4);
             }
-            hand_over_some(before);
         }
     }
     t_store(tiles, 0, sums, 4 * SUMS_ROW);
@@ -437,6 +435,7 @@ FL_INLINE void multiply_row(fl_tiles *tiles, const fl_tile_gemm *g, const int pa
             t_dot(tiles, 2, 5, 6);                                                                 \
         if (two_rows && has_right)                                                                 \
             t_dot(tiles, 3, 5, 7);                                                                 \
+        hand_over_due(before);                                                                     \
     } while (0)
 FL_INLINE void multiply_square(fl_tiles *tiles, const fl_tile_gemm *g, const int parts,
                                int64_t block, int64_t row_tile, int two_rows, int left, float *sums,
@@ -484,7 +483,6 @@ FL_INLINE void multiply_square(fl_tiles *tiles, const fl_tile_gemm *g, const int
                 FL_SQUARE_A(0);
                 FL_SQUARE_TERM();
             }
-            hand_over_some(before);
         }
     }
     sums += left * FL_TILE_SIDE;
@@ -511,6 +509,21 @@ FL_INLINE int blocks_are_near(const fl_tile_gemm *g)
     return bytes * (g->block_end - g->block_first) <= NEAR_BYTES;
 }
 
+/* How often hand_over_due is called in a piece. */
+FL_INLINE int64_t terms_of_piece(const fl_tile_gemm *g, const int parts, int alone)
+{
+    int64_t terms = 0;
+    for (int f = 0; f < 2 && g->factor[f].depth; f++) {
+        tile_block of = block_of(g, &g->factor[f], 0, 0);
+        if (alone)
+            terms += of.steps * parts;
+        for (int left = 0; !alone && left * FL_TILE_SIDE < g->width; left += 2)
+            if (of.first <= left + 1 && left < of.end)
+                terms += of.steps * parts * (parts + 1) / 2;
+    }
+    return terms;
+}
+
 /* Pieces of C, one after another; each is handed over while the next is multiplied. Where the
  * blocks of B are near, all of some rows come first: their neighbours in C, and in what the cells
  * write, are neighbours in time. Else all rows of a block, which is then read once. */
@@ -521,17 +534,22 @@ FL_INLINE void multiply_pieces(fl_tiles *tiles, const fl_tile_gemm *g, const int
             row_pieces = (rows_of_c(g) + 2 * height - 1) / (2 * height),
             blocks = g->block_end - g->block_first;
     int alone = g->rows <= FL_TILE_SIDE, rows_first = blocks_are_near(g);
-    tile_piece before = {0};
+    int64_t terms = terms_of_piece(g, parts, alone);
+    tile_piece before = {.terms = terms};
     for (int64_t n = 0; n < row_pieces * blocks; n++) {
         int64_t done = rows_first ? n % blocks : n / row_pieces,
                 row = (rows_first ? n / blocks : n % row_pieces) * 2 * height,
                 behind = rows_of_c(g) - row;
+        int64_t block = g->descending ? g->block_end - 1 - done : g->block_first + done,
+                first = block * (g->c_block ? g->c_block : g->width), ahead = g->columns - first;
         tile_piece piece = {.g = g,
                             .sums = sums[n & 1],
-                            .block =
-                                g->descending ? g->block_end - 1 - done : g->block_first + done,
+                            .block = block,
                             .row = row,
-                            .rows = behind < 2 * height ? behind : 2 * height};
+                            .rows = behind < 2 * height ? behind : 2 * height,
+                            .first = first,
+                            .columns = ahead < g->width ? ahead : g->width,
+                            .terms = terms};
         if (alone)
             multiply_row(tiles, g, parts, piece.block, piece.sums, &before);
         for (int left = 0; !alone && left * FL_TILE_SIDE < g->width; left += 2)

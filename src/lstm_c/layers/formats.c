@@ -12,13 +12,15 @@
 
 /* Sequences, and depth, from which on products are faster on tiles, see docs/performance.md: with
  * one or two parts; with three, which take six products; and those with weights that leave the
- * second cache. */
+ * second cache. Below, rows of all steps, inputs and hidden units from which on x W alone is. */
 #if defined(FASTLSTM_TILES_FOR_FEW) /* for tests */
 enum { FEWEST_TILE_ROWS = 4, FEWEST_OF_THREE = 4, FEWEST_OF_THREE_FAR = 4 };
 enum { SMALLEST_DEPTH = 1, SMALLEST_OF_THREE = 1 };
+enum { FEWEST_PROJECTED_ROWS = 4, SMALLEST_PROJECTED = 1, SMALLEST_PROJECTING = 1 };
 #else
 enum { FEWEST_TILE_ROWS = 8, FEWEST_OF_THREE = 16, FEWEST_OF_THREE_FAR = 32 };
 enum { SMALLEST_DEPTH = 48, SMALLEST_OF_THREE = 64 };
+enum { FEWEST_PROJECTED_ROWS = 64, SMALLEST_PROJECTED = 64, SMALLEST_PROJECTING = 96 };
 #endif
 enum { FAR_BYTES = 1024 * 1024 };
 enum { FEW_ROWS = 3 /* a register tile of every instruction set */, FULL_TILE_ROWS = 16 };
@@ -121,6 +123,14 @@ int fl_format_hoists(const fl_recurrent *layer, int64_t n)
 {
     fl_weight_format format = fl_call_format(layer, n);
     return format == FL_WEIGHTS_TILES ? n < FULL_TILE_ROWS : format != FL_WEIGHTS_PLAIN;
+}
+
+int fl_projects_on_tiles(const fl_recurrent *layer, const fl_ragged *ragged, int64_t input)
+{
+    return layer->tiles && layer->tile_parts > 1 &&
+           fl_call_format(layer, ragged->n) != FL_WEIGHTS_TILES &&
+           ragged->rows >= FEWEST_PROJECTED_ROWS && input >= SMALLEST_PROJECTED &&
+           layer->recurrent >= SMALLEST_PROJECTING;
 }
 
 /* ---- packing ---- */
@@ -234,10 +244,11 @@ static int64_t int16_row(const fl_recurrent *layer)
     return longest_row(layer) / 2 * 2 + 2;
 }
 
-fl_prepared fl_take_prepared(const fl_recurrent *layer, int64_t n, int64_t rows, fl_arena *arena)
+fl_prepared fl_take_prepared(const fl_recurrent *layer, fl_weight_format format, int64_t rows,
+                             fl_arena *arena)
 {
     fl_prepared taken = {0};
-    switch (fl_call_format(layer, n)) {
+    switch (format) {
     case FL_WEIGHTS_INT8:
         taken.rows = fl_arena_take(arena, rows, sizeof(int16_t) * (size_t)int16_row(layer));
         taken.scale = fl_arena_take(arena, rows, sizeof *taken.scale);
@@ -359,50 +370,28 @@ void fl_multiply_tiles(const fl_recurrent *layer, const float *a, int64_t a_row,
 
 /* ---- a step on tiles ---- */
 
-/* Rows of the tape are pages apart, which no prefetcher of the hardware follows: the next block's
- * values of some rows, `count` a row from `values` on, for reading or writing. */
-#define PREFETCH(values, row, rows, count, writes)                                                 \
+/* Rows of the tape are pages apart, which no prefetcher of the hardware follows: `count` values of
+ * the next block, for reading or writing. */
+#define PREFETCH(values, count, writes)                                                            \
     do {                                                                                           \
-        for (int64_t r_ = 0; r_ < (rows); r_++)                                                    \
-            for (int64_t i_ = 0; i_ < (count); i_ += 16)                                           \
-                __builtin_prefetch((values) + r_ * (row) + i_, writes);                            \
+        for (int64_t i_ = 0; i_ < (count); i_ += 16)                                               \
+            __builtin_prefetch((values) + i_, writes);                                             \
     } while (0)
 
 typedef struct tile_step {
-    const fl_step_f32 *step; /* of all rows */
-    fl_step_f32 some;        /* of rows of a block whose sums are there */
-    void (*forward)(const fl_step_f32 *);
+    const fl_step_f32 *step;
+    void (*forward_row)(const fl_step_f32 *, int64_t row, int64_t block, const float *sums);
     int64_t block_width;
 } tile_step;
 
-static void finish_rows(void *context, int64_t block, int64_t row, int64_t rows, const float *sums)
+static void finish_row(void *context, int64_t block, int64_t row, const float *sums)
 {
-    tile_step *of = context;
-    const fl_step_f32 *all = of->step;
-    fl_step_f32 *s = &of->some;
-    s->rows = rows;
-    s->block_first = block;
-    s->block_end = block + 1;
-    s->init = sums - block * of->block_width;
-    if (s->x)
-        s->x = all->x + row * all->x_row;
-    s->h_prev = all->h_prev + row * all->h_prev_row;
-    s->state_prev = all->state_prev + row * all->state_prev_row;
-    s->state = all->state + row * all->state_row;
-    s->h = all->h + row * all->h_row;
-    if (s->peephole)
-        s->peephole = all->peephole + row * all->peephole_row;
-    if (s->mask)
-        s->mask = all->mask + row * all->mask_row;
-    if (s->decay)
-        s->decay = all->decay + row * all->decay_row;
-    int64_t next = all->descending ? block - 1 : block + 1;
-    if (s->saved) {
-        s->saved = all->saved + row * all->saved_row;
-        if (next >= all->block_first && next < all->block_end)
-            PREFETCH(s->saved + next * of->block_width, s->saved_row, rows, of->block_width, 1);
-    }
-    of->forward(s);
+    const tile_step *of = context;
+    const fl_step_f32 *s = of->step;
+    int64_t next = s->descending ? block - 1 : block + 1;
+    if (s->saved && next >= s->block_first && next < s->block_end)
+        PREFETCH(s->saved + row * s->saved_row + next * of->block_width, of->block_width, 1);
+    of->forward_row(s, row, block, sums);
 }
 
 void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
@@ -412,13 +401,8 @@ void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
     const fl_part *part = &layer->part[p];
     const fl_packed_part *of = &packed->part[p];
     tile_step context = {.step = s,
-                         .some = *s,
-                         .forward = layer->isa->f32.cells[part->cell_index].forward,
+                         .forward_row = layer->isa->f32.cells[part->cell_index].forward_row,
                          .block_width = part->block_width};
-    context.some.init_row = FL_TILE_SUMS_ROW;
-    context.some.h_depth = 0;
-    if (!part->cell.gate_states) /* which the cell's kernel multiplies in the place of x */
-        context.some.x = NULL;
     fl_tile_gemm gemm = {.rows = s->rows,
                          .block_first = s->block_first,
                          .block_end = s->block_end,
@@ -427,11 +411,11 @@ void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
                          .columns = part->gate_stride,
                          .init = s->init,
                          .init_row = s->init_row,
-                         .finish = finish_rows,
+                         .finish = finish_row,
                          .context = &context};
     uint16_t *to = prepared->rows;
     int factors = 0;
-    if (s->x && !part->cell.gate_states) {
+    if (s->x) {
         gemm.factor[0] = (fl_tile_factor){.b = of->tiles_x,
                                           .depth = s->x_depth,
                                           .first = fl_first_column(layer, part->of_x),
@@ -447,45 +431,24 @@ void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
 }
 
 typedef struct tile_backstep {
-    const fl_backstep_f32 *step; /* of all rows */
-    fl_backstep_f32 some;        /* of rows of a block whose dh is there */
-    void (*backward)(const fl_backstep_f32 *);
+    const fl_backstep_f32 *step;
+    void (*backward_row)(const fl_backstep_f32 *, int64_t row, int64_t block, const float *sums);
     int64_t units, slots; /* of a block, and of a unit */
 } tile_backstep;
 
-static void finish_backward_rows(void *context, int64_t block, int64_t row, int64_t rows,
-                                 const float *sums)
+static void finish_backward_row(void *context, int64_t block, int64_t row, const float *sums)
 {
-    tile_backstep *of = context;
-    const fl_backstep_f32 *all = of->step;
-    fl_backstep_f32 *s = &of->some;
-    (void)sums; /* they are in dh */
-    s->rows = rows;
-    s->block_first = block;
-    s->block_end = block + 1;
-    if (s->dy)
-        s->dy = all->dy + row * all->dy_row;
-    s->dh = all->dh + row * all->dh_row;
-    s->dstate = all->dstate + row * all->dstate_row;
-    if (s->peephole)
-        s->peephole = all->peephole + row * all->peephole_row;
-    if (s->mask)
-        s->mask = all->mask + row * all->mask_row;
-    if (s->decay)
-        s->decay = all->decay + row * all->decay_row;
-    s->state_prev = all->state_prev + row * all->state_prev_row;
-    s->state = all->state + row * all->state_row;
-    s->h_prev = all->h_prev + row * all->h_prev_row;
-    s->gates = all->gates + row * all->gates_row;
-    if (block + 1 < all->block_end) {
+    const tile_backstep *of = context;
+    const fl_backstep_f32 *s = of->step;
+    if (block + 1 < s->block_end) {
         int64_t width = of->units, unit = (block + 1) * width;
-        PREFETCH(s->gates + unit * of->slots, s->gates_row, rows, width * of->slots, 1);
-        PREFETCH(s->state + unit, s->state_row, rows, width, 0);
-        PREFETCH(s->state_prev + unit, s->state_prev_row, rows, width, 0);
+        PREFETCH(s->gates + row * s->gates_row + unit * of->slots, width * of->slots, 1);
+        PREFETCH(s->state + row * s->state_row + unit, width, 0);
+        PREFETCH(s->state_prev + row * s->state_prev_row + unit, width, 0);
         if (s->dy)
-            PREFETCH(s->dy + unit, s->dy_row, rows, width, 0);
+            PREFETCH(s->dy + row * s->dy_row + unit, width, 0);
     }
-    of->backward(s);
+    of->backward_row(s, row, block, sums);
 }
 
 void fl_backstep_on_tiles(const fl_recurrent *layer, int p, const uint16_t *weight_t,
@@ -495,24 +458,16 @@ void fl_backstep_on_tiles(const fl_recurrent *layer, int p, const uint16_t *weig
     int64_t width = FL_BLOCK_VECTORS * layer->lanes;
     const fl_part *part = &layer->part[p];
     tile_backstep context = {.step = s,
-                             .some = *s,
-                             .backward = layer->isa->f32.cells[part->cell_index].backward,
+                             .backward_row = layer->isa->f32.cells[part->cell_index].backward_row,
                              .units = width,
                              .slots = part->cell.slots};
-    context.some.depth = 0;
-    float *to = part->cell.state_recurs ? s->dstate : s->dh;
-    int64_t to_row = part->cell.state_recurs ? s->dstate_row : s->dh_row;
     fl_tile_gemm gemm = {.rows = s->rows,
                          .block_first = s->block_first,
                          .block_end = s->block_end,
                          .factor = {{.b = weight_t, .depth = s->depth, .columns = width}},
                          .width = width,
                          .columns = s->units,
-                         .init = to,
-                         .init_row = to_row,
-                         .c = to,
-                         .c_row = to_row,
-                         .finish = finish_backward_rows,
+                         .finish = finish_backward_row,
                          .context = &context};
     fl_multiply_tiles(layer, s->dgates_next, s->dgates_next_row, prepared, &gemm);
 }

@@ -21,6 +21,7 @@ static int FL_T(hoists)(const fl_recurrent *layer, const fl_tape *tape, const fl
     int plain = fl_call_format(layer, tape->ragged.n) == FL_WEIGHTS_PLAIN;
     return layer->cell.gate_states || layer->config.layer_norm ||
            fl_format_hoists(layer, tape->ragged.n) ||
+           fl_projects_on_tiles(layer, &tape->ragged, packed->input) ||
            (plain && tape->ragged.steps > 1 && packed->input > WEIGHTS_PER_SUM * rows);
 }
 
@@ -62,6 +63,8 @@ static void FL_T(project_rows)(const FL_T(fl_forward_run) * run, int index, int 
                           .c = gemm->c,
                           .c_row = gemm->c_row,
                           .prepared = &run->tape->prepared[share->thread]};
+    if (fl_projects_on_tiles(layer, &run->tape->ragged, gemm->depth))
+        product.format = FL_WEIGHTS_TILES;
     if (product.format == FL_WEIGHTS_BFLOAT16) /* many rows of a few sequences: the same numbers */
         product.format = fl_call_format(layer, gemm->rows) == FL_WEIGHTS_BFLOAT16
                              ? FL_WEIGHTS_BFLOAT16
@@ -277,10 +280,11 @@ static void FL_T(forward_step)(FL_T(fl_part_steps) * steps, int64_t step, const 
             FL_T(fl_pass_made)(layer, cell, (real *)direction->made_h + kept * layer->plane,
                                (real *)direction->made_state + kept * layer->made_row, s);
         const fl_prepared *prepared = &tape->prepared[share->thread];
-        if (steps->format == FL_WEIGHTS_BFLOAT16 || steps->format == FL_WEIGHTS_INT8)
+        int on_tiles = fl_steps_on_tiles(cell, steps->format);
+        if (steps->format != FL_WEIGHTS_PLAIN && !on_tiles)
             FL_T(multiply_recurrence)(layer, steps->packed, p, steps->format, prepared,
                                       gates + (row - share->row_first) * layer->gate_row, s);
-        if (steps->format == FL_WEIGHTS_TILES)
+        if (on_tiles)
             fl_step_on_tiles(layer, steps->packed, p, prepared, s);
         else
             FL_T(run_cell)(steps, kept);

@@ -187,12 +187,16 @@ fl_weight_format fl_call_format(const fl_recurrent *layer, int64_t n);
 /* Whether x W is a product of its own in that format: always, but for batches that fill a tile.
  * Sums depend on it, so it depends on the call alone. */
 int fl_format_hoists(const fl_recurrent *layer, int64_t n);
+/* Whether it is, and is taken on tiles, where the steps are not: those of a few sequences have many
+ * rows. Not with one part, which rounds rows as well as weights. */
+int fl_projects_on_tiles(const fl_recurrent *layer, const fl_ragged *ragged, int64_t input);
 void fl_formats_layout(const fl_recurrent *layer, fl_packed *packed, fl_arena *arena);
 /* From the flat parameters of float32, and the plain panels. */
 void fl_formats_pack(const fl_recurrent *layer, int index, int p, const float *weight_ih,
                      const float *weight_hh);
-/* Memory of a thread for `rows` rows of any operand of a call on `n` sequences. */
-fl_prepared fl_take_prepared(const fl_recurrent *layer, int64_t n, int64_t rows, fl_arena *arena);
+/* Memory of a thread for `rows` rows of any operand in that format. */
+fl_prepared fl_take_prepared(const fl_recurrent *layer, fl_weight_format format, int64_t rows,
+                             fl_arena *arena);
 /* c = init + a W or a U for `rows` rows of part `p`, blocks [block_first, block_end). */
 typedef struct fl_product {
     fl_weight_format format; /* not plain */
@@ -211,8 +215,13 @@ void fl_multiply(const fl_recurrent *layer, const fl_packed *packed, int p,
  */
 void fl_multiply_tiles(const fl_recurrent *layer, const float *a, int64_t a_row,
                        const fl_prepared *prepared, fl_tile_gemm *gemm);
-/* A step of part `p` (fl_step_f32) with its products on tiles, each tile's cells as soon as its
- * sums are there. */
+/* Whether a step's products in that format are taken together with its cells: on tiles, unless
+ * gates recur, which are multiplied by plain weights. */
+FL_INLINE int fl_steps_on_tiles(const fl_cell_facts *cell, fl_weight_format format)
+{
+    return format == FL_WEIGHTS_TILES && !cell->gate_states;
+}
+/* Such a step of part `p` (fl_step_f32), each row's cells as soon as its sums are there. */
 void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
                       const fl_prepared *prepared, const void *step);
 /* The same of a step backward (fl_backstep_f32), all of whose rows have a successor; weight_t: U^T,

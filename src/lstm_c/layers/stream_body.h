@@ -137,10 +137,11 @@ static void FL_T(step_part)(const fl_stream *stream, int64_t level, int p, int t
     }
     if (layer->n_parts > 1)
         FL_T(fl_pass_made)(layer, &part->cell, stream->made_h, stream->made_state, &s);
-    if (stream->format == FL_WEIGHTS_BFLOAT16 || stream->format == FL_WEIGHTS_INT8)
+    int on_tiles = fl_steps_on_tiles(&part->cell, stream->format);
+    if (stream->format != FL_WEIGHTS_PLAIN && !on_tiles)
         FL_T(multiply_recurrence)(layer, packed, p, stream->format, &stream->prepared[thread],
                                   stream->gates, &s);
-    if (stream->format == FL_WEIGHTS_TILES) {
+    if (on_tiles) {
         fl_step_on_tiles(layer, packed, p, &stream->prepared[thread], &s);
     } else if (layer->config.layer_norm) {
         FL_T(fl_normed_rows) to = FL_T(normed_rows)(layer, &stream->normed, 0);

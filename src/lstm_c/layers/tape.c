@@ -11,7 +11,9 @@ fl_status fl_rows_fit(const fl_recurrent *layer, int64_t rows)
     return __builtin_mul_overflow(rows, 16 * wide, &total) ? FL_ERR_OVERFLOW : FL_OK;
 }
 
-enum { CHUNK_BYTES = 256 * 1024 }; /* hoisted projections of a thread: well inside L2 */
+/* Hoisted projections of a thread: well inside L2, of which processors with tiles have 2 MiB; and a
+ * quarter of recurrent weights that do not fit there anyway. */
+enum { CHUNK_BYTES = 256 * 1024, CHUNK_BYTES_WITH_TILES = 512 * 1024 };
 
 fl_normed fl_take_normed(const fl_recurrent *layer, int64_t rows, int keeps_x, fl_arena *arena)
 {
@@ -142,8 +144,12 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
     }
     tape->scratch = fl_arena_take(arena, team.n_threads, sizeof *tape->scratch);
     tape->prepared = fl_arena_take(arena, team.n_threads, sizeof *tape->prepared);
+    fl_weight_format format = fl_call_format(layer, ragged->n);
+    for (int index = 0; index < layer->n_packed; index++)
+        if (fl_projects_on_tiles(layer, ragged, layer->packed[index].input))
+            format = FL_WEIGHTS_TILES;
     for (int thread = 0; thread < team.n_threads; thread++) {
-        fl_prepared prepared = fl_take_prepared(layer, ragged->n, chunk_rows, arena);
+        fl_prepared prepared = fl_take_prepared(layer, format, chunk_rows, arena);
         if (!measuring)
             tape->prepared[thread] = prepared;
     }
@@ -157,7 +163,9 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
 /* Rows of the input that are projected at a time: at least one step of all sequences. */
 static int64_t rows_of_chunk(const fl_recurrent *layer, const fl_ragged *ragged)
 {
-    int64_t budget = CHUNK_BYTES / (int64_t)layer->real_size / layer->gate_row,
+    int64_t near = layer->tiles ? CHUNK_BYTES_WITH_TILES : CHUNK_BYTES,
+            row = layer->gate_row * (int64_t)layer->real_size, far = row * layer->recurrent / 4,
+            budget = (far > near ? far : near) / row,
             rows = ragged->n > budget ? ragged->n : budget;
     return rows < ragged->rows ? rows : ragged->rows;
 }
