@@ -76,8 +76,7 @@ static __attribute__((noinline)) void take_first_of_any(tile_lanes *values, tile
 FL_INLINE tile_words take_part(tile_lanes *values, const int index)
 {
     tile_words part = (tile_words)*values;
-    tile_words wide = (tile_words)((part & 0x7fffffffu) >= 0x7f7f8000u);
-    if (!index && __builtin_expect(t_any_lane(wide), 0)) {
+    if (!index && __builtin_expect(t_any_from(part & 0x7fffffffu, 0x7f7f8000u), 0)) {
         tile_lanes rest = *values;
         take_first_of_any(&rest, &part);
         *values = rest;
@@ -88,17 +87,20 @@ FL_INLINE tile_words take_part(tile_lanes *values, const int index)
     return part;
 }
 
+/* Of 32 depths, two share a 32-bit lane: the one of the first 16 low, that of the others high. */
+FL_INLINE tile_words take_pairs(tile_lanes *low, tile_lanes *high, const int index)
+{
+    tile_words part = take_part(low, index) >> 16;
+    return part | take_part(high, index);
+}
+
 /* 32 values -> the parts, to[part * part_stride + i]. */
 FL_INLINE void split_lanes(tile_lanes first, tile_lanes second, const int parts, uint16_t *to,
                            int64_t part_stride)
 {
-    typedef uint16_t halves __attribute__((vector_size(64)));
     for (int p = 0; p < parts; p++, to += part_stride) {
-        halves low = (halves)take_part(&first, p), high = (halves)take_part(&second, p),
-               upper = __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23,
-                                               25, 27, 29, 31, 33, 35, 37, 39, 41, 43, 45, 47, 49,
-                                               51, 53, 55, 57, 59, 61, 63);
-        memcpy(to, &upper, sizeof upper);
+        tile_words pairs = take_pairs(&first, &second, p);
+        memcpy(to, &pairs, sizeof pairs);
     }
 }
 
@@ -225,27 +227,24 @@ static void tile_split_columns(const fl_tile_operand *from)
 }
 
 /* A block B (depth, columns), columns side by side -> (steps of the depth, tiles of columns, parts,
- * 16, 16, 2), a pair of depths in 32 bits. `rows` of the operand are its columns. */
+ * 16, 16, 2), depths k and k + 16 of a step in 32 bits. `rows` of the operand are its columns. */
 FL_INLINE void split_block(const fl_tile_operand *from, const int parts)
 {
-    enum { AHEAD = 32 };
     uint32_t *to = from->to;
     for (int64_t k = 0; k < from->depth; k += FL_TILE_DEPTH)
         for (int64_t first = 0; first < from->rows; first += FL_TILE_SIDE) {
-            const float *values = from->values + k * from->depth_stride + first;
-            for (int64_t pair = k; pair < k + FL_TILE_DEPTH;
-                 pair += 2, to += FL_TILE_SIDE, values += 2 * from->depth_stride) {
+            const float *values = from->values + k * from->depth_stride + first,
+                        *values_high = values + FL_TILE_SIDE * from->depth_stride;
+            for (int64_t low = k, high = k + FL_TILE_SIDE; low < k + FL_TILE_SIDE; low++, high++,
+                         to += FL_TILE_SIDE, values += from->depth_stride,
+                         values_high += from->depth_stride) {
                 int64_t left = from->rows - first;
                 /* rows of a matrix are pages apart, which no prefetcher of the hardware follows */
-                __builtin_prefetch(values + AHEAD * from->depth_stride);
-                __builtin_prefetch(values + (AHEAD + 1) * from->depth_stride);
-                tile_lanes even = load_lanes(values, pair < from->depth ? left : 0),
-                           odd = load_lanes(values + from->depth_stride,
-                                            pair + 1 < from->depth ? left : 0);
-                for (int p = 0; p < parts; p++) {
-                    tile_words low = take_part(&even, p) >> 16, both = low | take_part(&odd, p);
-                    memcpy(to + p * FL_TILE_BYTES / 4, &both, sizeof both);
-                }
+                __builtin_prefetch(values + FL_TILE_DEPTH * from->depth_stride);
+                __builtin_prefetch(values_high + FL_TILE_DEPTH * from->depth_stride);
+                split_lanes(load_lanes(values, low < from->depth ? left : 0),
+                            load_lanes(values_high, high < from->depth ? left : 0), parts,
+                            (uint16_t *)to, FL_TILE_BYTES / 2);
             }
             to += (parts - 1) * FL_TILE_BYTES / 4;
         }
@@ -276,7 +275,7 @@ typedef struct tile_piece {
 } tile_piece;
 
 /* C = init + sums of the next row, or the sums themselves; and to who wants to know. */
-FL_INLINE void hand_over(tile_piece *piece)
+static __attribute__((noinline)) void hand_over(tile_piece *piece)
 {
     const fl_tile_gemm *g = piece->g;
     int64_t row = piece->row + piece->next;

@@ -53,9 +53,10 @@ FL_INLINE void fl_tiles_end(fl_tiles *tiles)
     (void)tiles;
     _tile_release();
 }
-FL_INLINE int t_any_lane(tile_words mask)
+/* Whether any lane is `limit` or more. */
+FL_INLINE int t_any_from(tile_words lanes, uint32_t limit)
 {
-    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+    return _mm512_cmpge_epu32_mask((__m512i)lanes, _mm512_set1_epi32((int)limit)) != 0;
 }
 #define t_zero(tiles, n) _tile_zero(n)
 #define t_load(tiles, n, from, row_bytes) _tile_loadd(n, from, row_bytes)
@@ -113,12 +114,12 @@ FL_INLINE void fl_tile_dot(fl_tiles *tiles, int to, int rows, int columns)
             memcpy(&c[m][n], &sum, sizeof sum);
         }
 }
-FL_INLINE int t_any_lane(tile_words mask)
+FL_INLINE int t_any_from(tile_words lanes, uint32_t limit)
 {
-    uint32_t any = 0;
+    int any = 0;
     for (int i = 0; i < FL_TILE_SIDE; i++)
-        any |= mask[i];
-    return any != 0;
+        any |= lanes[i] >= limit;
+    return any;
 }
 #define t_zero(tiles, n) memset((tiles)->lane[n], 0, FL_TILE_BYTES)
 #define t_load(tiles, n, from, row_bytes) fl_tile_load(tiles, n, from, row_bytes)
