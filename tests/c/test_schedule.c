@@ -55,9 +55,11 @@ static void shape_begin(generator *from, shape *made)
     made->layer.directions = 1 + (int)random_below(from, 2);
     made->layer.n_parts = 1;
     made->layer.lanes = 16;
+    made->layer.real_size = sizeof(float);
     made->layer.part[0].blocks = 1 + random_below(from, MOST_BLOCKS);
     made->layer.gate_row = 64 * made->layer.part[0].blocks;
     made->layer.config.hidden_size = 16 * made->layer.part[0].blocks;
+    made->layer.recurrent = 1 + random_below(from, 2000); /* near and far weights */
     made->layer.n_packed = 2 * made->layer.directions;
     made->layer.packed = made->packed;
     for (int i = 0; i < made->layer.n_packed; i++)
@@ -76,11 +78,13 @@ static void count_owners(const shape *of, const fl_share *share, int *owners)
                 owners[(d * MOST_SEQUENCES + s) * MOST_BLOCKS + block]++;
 }
 
-static void check_cover(const shape *of, int n_threads)
+typedef fl_share (*sharing)(const fl_recurrent *, const fl_ragged *, int, int);
+
+static void check_cover(const shape *of, sharing share_of, int n_threads)
 {
     int *owners = calloc(2 * MOST_SEQUENCES * MOST_BLOCKS, sizeof *owners);
     for (int thread = 0; thread < n_threads; thread++) {
-        fl_share share = fl_recurrent_share(&of->layer, &of->ragged, thread, n_threads);
+        fl_share share = share_of(&of->layer, &of->ragged, thread, n_threads);
         CHECK(share.row_first >= 0 && share.row_first <= share.row_end);
         CHECK(share.row_end <= of->ragged.n);
         CHECK(share.direction_first >= 0 && share.direction_end <= of->layer.directions);
@@ -96,11 +100,11 @@ static void check_cover(const shape *of, int n_threads)
 }
 
 /* The members of a group agree on what they are: otherwise a barrier waits for ever. */
-static void check_groups(const shape *of, int n_threads)
+static void check_groups(const shape *of, sharing share_of, int n_threads)
 {
     int ranks[2][MOST_THREADS] = {{0}}, members[2] = {0}, size[2] = {0}, splits[2] = {0};
     for (int thread = 0; thread < n_threads; thread++) {
-        fl_share share = fl_recurrent_share(&of->layer, &of->ragged, thread, n_threads);
+        fl_share share = share_of(&of->layer, &of->ragged, thread, n_threads);
         CHECK(share.group == 0 || share.group == 1);
         CHECK(share.rank >= 0 && share.rank < share.group_size);
         CHECK(!ranks[share.group][share.rank]++);
@@ -208,8 +212,10 @@ int main(void)
         shape_begin(&from, &made);
         for (int n_threads = 1; n_threads <= MOST_THREADS; n_threads++) {
             check_context("round %d, %d threads", round, n_threads);
-            check_cover(&made, n_threads);
-            check_groups(&made, n_threads);
+            check_cover(&made, fl_recurrent_share, n_threads);
+            check_groups(&made, fl_recurrent_share, n_threads);
+            check_cover(&made, fl_forward_share, n_threads);
+            check_groups(&made, fl_forward_share, n_threads);
         }
         check_threads(&made);
         check_plans(&made);

@@ -282,6 +282,9 @@ int64_t fl_wave_steps(const fl_ragged *ragged);
  * there are fewer than four a thread, then units are. */
 fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
                             int n_threads);
+/* In the forward pass, units are cut too where the weights are far from every thread and rows few. */
+fl_share fl_forward_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
+                          int n_threads);
 /* Part `index` of `parts` of [0, count). */
 void fl_split(int64_t count, int index, int parts, int64_t *first, int64_t *end);
 

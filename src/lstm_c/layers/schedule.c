@@ -8,6 +8,8 @@ enum {
     STEP_SHARE = 2000, /* a barrier (0.1 to 0.2 us) is worth it above so much a thread and step */
     THREAD_SHARE = 100000,  /* below, a fork/join costs more than it gains */
     WAKING_SHARE = 4000000, /* worth waking a team that sleeps */
+    FAR_BYTES = 4 * 1024 * 1024, /* recurrent weights that no second cache holds */
+    FAR_ROWS_A_THREAD = 64, /* fewer: the forward pass splits units, and each weight is read once */
     MOST_CHUNKS = 32,
     FEWEST_STEPS = 8 /* of a wave: most rounds have work for every thread, and a
                         chunk is a product worth the name */
@@ -123,6 +125,20 @@ fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, 
         share.row_first = cut_rows(ragged, share.rank, share.group_size);
         share.row_end = cut_rows(ragged, share.rank + 1, share.group_size);
     } else {
+        share.splits_units = 1;
+    }
+    return share;
+}
+
+fl_share fl_forward_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
+                          int n_threads)
+{
+    fl_share share = fl_recurrent_share(layer, ragged, thread, n_threads);
+    int64_t recurrent_bytes = layer->gate_row * layer->recurrent * (int64_t)layer->real_size;
+    if (share.group_size > 1 && recurrent_bytes >= FAR_BYTES && !layer->config.layer_norm &&
+        ragged->n < (int64_t)FAR_ROWS_A_THREAD * share.group_size) {
+        share.row_first = 0;
+        share.row_end = ragged->n;
         share.splits_units = 1;
     }
     return share;
