@@ -78,13 +78,11 @@ static void count_owners(const shape *of, const fl_share *share, int *owners)
                 owners[(d * MOST_SEQUENCES + s) * MOST_BLOCKS + block]++;
 }
 
-typedef fl_share (*sharing)(const fl_recurrent *, const fl_ragged *, int, int);
-
-static void check_cover(const shape *of, sharing share_of, int n_threads)
+static void check_cover(const shape *of, int backward, int n_threads)
 {
     int *owners = calloc(2 * MOST_SEQUENCES * MOST_BLOCKS, sizeof *owners);
     for (int thread = 0; thread < n_threads; thread++) {
-        fl_share share = share_of(&of->layer, &of->ragged, thread, n_threads);
+        fl_share share = fl_recurrent_share(&of->layer, &of->ragged, backward, thread, n_threads);
         CHECK(share.row_first >= 0 && share.row_first <= share.row_end);
         CHECK(share.row_end <= of->ragged.n);
         CHECK(share.direction_first >= 0 && share.direction_end <= of->layer.directions);
@@ -100,11 +98,11 @@ static void check_cover(const shape *of, sharing share_of, int n_threads)
 }
 
 /* The members of a group agree on what they are: otherwise a barrier waits for ever. */
-static void check_groups(const shape *of, sharing share_of, int n_threads)
+static void check_groups(const shape *of, int backward, int n_threads)
 {
     int ranks[2][MOST_THREADS] = {{0}}, members[2] = {0}, size[2] = {0}, splits[2] = {0};
     for (int thread = 0; thread < n_threads; thread++) {
-        fl_share share = share_of(&of->layer, &of->ragged, thread, n_threads);
+        fl_share share = fl_recurrent_share(&of->layer, &of->ragged, backward, thread, n_threads);
         CHECK(share.group == 0 || share.group == 1);
         CHECK(share.rank >= 0 && share.rank < share.group_size);
         CHECK(!ranks[share.group][share.rank]++);
@@ -212,10 +210,10 @@ int main(void)
         shape_begin(&from, &made);
         for (int n_threads = 1; n_threads <= MOST_THREADS; n_threads++) {
             check_context("round %d, %d threads", round, n_threads);
-            check_cover(&made, fl_recurrent_share, n_threads);
-            check_groups(&made, fl_recurrent_share, n_threads);
-            check_cover(&made, fl_forward_share, n_threads);
-            check_groups(&made, fl_forward_share, n_threads);
+            for (int backward = 0; backward < 2; backward++) {
+                check_cover(&made, backward, n_threads);
+                check_groups(&made, backward, n_threads);
+            }
         }
         check_threads(&made);
         check_plans(&made);

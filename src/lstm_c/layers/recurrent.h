@@ -278,13 +278,10 @@ typedef struct fl_forward_team {
 fl_forward_team fl_plan_forward(const fl_recurrent *layer, const fl_ragged *ragged, int wanted);
 /* Steps that a layer runs before the next layer takes them. */
 int64_t fl_wave_steps(const fl_ragged *ragged);
-/* Share of `thread`. Rows are cut so that each thread gets about as many steps; no row is cut when
- * there are fewer than four a thread, then units are. */
-fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
-                            int n_threads);
-/* In the forward pass, units are cut too where the weights are far from every thread and rows few. */
-fl_share fl_forward_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
-                          int n_threads);
+/* Share of `thread`. Rows are cut so that each thread gets about as many steps; units are
+ * cut instead when there are fewer than four rows a thread, or few for weights that are far. */
+fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, int backward,
+                            int thread, int n_threads);
 /* Part `index` of `parts` of [0, count). */
 void fl_split(int64_t count, int index, int parts, int64_t *first, int64_t *end);
 

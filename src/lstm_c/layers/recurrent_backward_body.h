@@ -182,7 +182,7 @@ static void FL_T(backward_thread)(void *argument, int thread, int n_threads)
     if (run->dy_top)
         FL_T(gather_rows)(ragged, run->call->dy, run->call->dy_start, columns, first, end,
                           run->dy_top);
-    fl_share share = fl_recurrent_share(layer, ragged, thread, n_threads);
+    fl_share share = fl_recurrent_share(layer, ragged, 1, thread, n_threads);
     for (int64_t level = layer->config.num_layers; level-- > 0;) {
         if (thread == 0)
             FL_T(begin_level)(run, level);

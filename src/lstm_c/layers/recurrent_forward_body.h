@@ -111,7 +111,7 @@ static void FL_T(forward_levels)(FL_T(fl_forward_run) * run, int thread, int n_t
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
-    const fl_share share = fl_forward_share(layer, ragged, thread, n_threads);
+    const fl_share share = fl_recurrent_share(layer, ragged, 0, thread, n_threads);
     int64_t first, end;
     fl_split(ragged->steps, thread, n_threads, &first, &end);
     for (int64_t level = 0; level < layer->config.num_layers; level++) {

@@ -6,10 +6,10 @@
 enum {
     ROWS_A_THREAD = 4, /* fewer: split units, all threads on all rows, a barrier a step */
     STEP_SHARE = 2000, /* a barrier (0.1 to 0.2 us) is worth it above so much a thread and step */
-    THREAD_SHARE = 100000,  /* below, a fork/join costs more than it gains */
-    WAKING_SHARE = 4000000, /* worth waking a team that sleeps */
-    FAR_BYTES = 4 * 1024 * 1024, /* recurrent weights that no second cache holds */
-    FAR_ROWS_A_THREAD = 64, /* fewer: the forward pass splits units, and each weight is read once */
+    THREAD_SHARE = 100000,   /* below, a fork/join costs more than it gains */
+    WAKING_SHARE = 4000000,  /* worth waking a team that sleeps */
+    FAR_BYTES = 1024 * 1024, /* recurrent weights that a second cache holds in part, or not */
+    FARTHER_BYTES = 4 * 1024 * 1024,
     MOST_CHUNKS = 32,
     FEWEST_STEPS = 8 /* of a wave: most rounds have work for every thread, and a
                         chunk is a product worth the name */
@@ -107,8 +107,19 @@ static int64_t cut_rows(const fl_ragged *ragged, int index, int parts)
     return sequence;
 }
 
-fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
-                            int n_threads)
+/* Whether each weight is better read once a step, by the thread whose unit it makes, than by every
+ * thread for a few rows of its own. */
+static int splits_far_units(const fl_recurrent *layer, int64_t rows_a_thread, int backward)
+{
+    int64_t bytes = layer->gate_row * layer->recurrent * (int64_t)layer->real_size;
+    if (layer->config.layer_norm)
+        return 0;
+    return (bytes >= FARTHER_BYTES && rows_a_thread < (backward ? 32 : 64)) ||
+           (bytes >= FAR_BYTES && rows_a_thread < 16 && !backward);
+}
+
+fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, int backward,
+                            int thread, int n_threads)
 {
     fl_share share = {0, layer->directions, 0, ragged->n, thread, 0, thread, n_threads, 0};
     if (layer->directions == 2 && n_threads > 1) {
@@ -121,24 +132,11 @@ fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, 
     }
     if (share.group_size == 1)
         return share;
-    if (ragged->n >= (int64_t)ROWS_A_THREAD * share.group_size) {
+    int64_t rows_a_thread = ragged->n / share.group_size;
+    if (rows_a_thread >= ROWS_A_THREAD && !splits_far_units(layer, rows_a_thread, backward)) {
         share.row_first = cut_rows(ragged, share.rank, share.group_size);
         share.row_end = cut_rows(ragged, share.rank + 1, share.group_size);
     } else {
-        share.splits_units = 1;
-    }
-    return share;
-}
-
-fl_share fl_forward_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
-                          int n_threads)
-{
-    fl_share share = fl_recurrent_share(layer, ragged, thread, n_threads);
-    int64_t recurrent_bytes = layer->gate_row * layer->recurrent * (int64_t)layer->real_size;
-    if (share.group_size > 1 && recurrent_bytes >= FAR_BYTES && !layer->config.layer_norm &&
-        ragged->n < (int64_t)FAR_ROWS_A_THREAD * share.group_size) {
-        share.row_first = 0;
-        share.row_end = ragged->n;
         share.splits_units = 1;
     }
     return share;
