@@ -10,19 +10,21 @@
 
 #include "layers/recurrent.h"
 
-/* Sequences, and depth, from which on products are faster on tiles, see docs/performance.md: with
- * one or two parts; with three, which take six products; and those with weights that leave the
- * second cache. Below, rows of all steps, inputs and hidden units from which on x W alone is. */
+/* From which on products are faster on tiles, see docs/performance.md: sequences, by the number of
+ * parts, and of layers below 64 units; depth, with one or two parts and with three; rows of all
+ * steps, inputs and hidden units where x W alone is. */
 #if defined(FASTLSTM_TILES_FOR_FEW) /* for tests */
-enum { FEWEST_TILE_ROWS = 4, FEWEST_OF_THREE = 4, FEWEST_OF_THREE_FAR = 4 };
+static const int64_t fewest_rows[] = {0, 4, 4, 4}, fewest_narrow_rows = 4;
 enum { SMALLEST_DEPTH = 1, SMALLEST_OF_THREE = 1 };
 enum { FEWEST_PROJECTED_ROWS = 4, SMALLEST_PROJECTED = 1, SMALLEST_PROJECTING = 1 };
 #else
-enum { FEWEST_TILE_ROWS = 8, FEWEST_OF_THREE = 16, FEWEST_OF_THREE_FAR = 32 };
+static const int64_t fewest_rows[] = {0, 4, 6, 12}, fewest_narrow_rows = 8;
 enum { SMALLEST_DEPTH = 48, SMALLEST_OF_THREE = 64 };
 enum { FEWEST_PROJECTED_ROWS = 64, SMALLEST_PROJECTED = 64, SMALLEST_PROJECTING = 96 };
 #endif
-enum { FAR_BYTES = 1024 * 1024 };
+/* Recurrent weights in parts above which rows that do not fill a tile have x W hoisted: more rows
+ * for each weight that is read. */
+enum { FAR_PART_BYTES = 768 * 1024 };
 enum { FEW_ROWS = 3 /* a register tile of every instruction set */, FULL_TILE_ROWS = 16 };
 
 /* Plain recurrent weights below this size are no wait: a narrow vector widens bfloat16 no faster
@@ -105,9 +107,8 @@ void fl_choose_formats(fl_recurrent *layer)
 
 static int64_t fewest_tile_rows(const fl_recurrent *layer)
 {
-    if (layer->tile_parts < 3)
-        return FEWEST_TILE_ROWS;
-    return plain_bytes(layer) < FAR_BYTES ? FEWEST_OF_THREE : FEWEST_OF_THREE_FAR;
+    int64_t fewest = fewest_rows[layer->tile_parts];
+    return layer->recurrent < 64 && fewest < fewest_narrow_rows ? fewest_narrow_rows : fewest;
 }
 
 fl_weight_format fl_call_format(const fl_recurrent *layer, int64_t n)
@@ -122,7 +123,9 @@ fl_weight_format fl_call_format(const fl_recurrent *layer, int64_t n)
 int fl_format_hoists(const fl_recurrent *layer, int64_t n)
 {
     fl_weight_format format = fl_call_format(layer, n);
-    return format == FL_WEIGHTS_TILES ? n < FULL_TILE_ROWS : format != FL_WEIGHTS_PLAIN;
+    if (format != FL_WEIGHTS_TILES)
+        return format != FL_WEIGHTS_PLAIN;
+    return n < FULL_TILE_ROWS && plain_bytes(layer) / 2 * layer->tile_parts > FAR_PART_BYTES;
 }
 
 int fl_projects_on_tiles(const fl_recurrent *layer, const fl_ragged *ragged, int64_t input)

@@ -184,7 +184,8 @@ float fl_round_weight(const fl_recurrent *layer, float weight, float int8_scale)
 void fl_choose_formats(fl_recurrent *layer);
 /* The one that a call on `n` sequences multiplies by. */
 fl_weight_format fl_call_format(const fl_recurrent *layer, int64_t n);
-/* Whether x W is a product of its own in that format: always, but for batches that fill a tile.
+/* Whether x W is a product of its own in that format: always, but on tiles that are full or have
+ * their weights near.
  * Sums depend on it, so it depends on the call alone. */
 int fl_format_hoists(const fl_recurrent *layer, int64_t n);
 /* Whether it is, and is taken on tiles, where the steps are not: those of a few sequences have many
