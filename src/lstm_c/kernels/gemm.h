@@ -6,11 +6,14 @@
  * rows are contiguous. */
 
 /* acc[nb*nv + slots.first + v] of each row += sum over k of a[row, k] * b[nb, k, v], v <
- * slots.count. mr, nv, slots and nb are compile-time constants of the caller. */
+ * slots.count. mr, nv, slots and nb are compile-time constants of the caller. With vectors of a
+ * cache line, high tiles fetch a line `ahead` values behind every other row of b meanwhile (0:
+ * none). */
 FL_INLINE void FL_T(slots_accumulate)(const int mr, const int nv, const fl_slots slots,
                                       const int nb, vec acc[][FL_BLOCK_VECTORS * 2], const real *a,
                                       int64_t a_row, int64_t a_depth, const real *b,
-                                      int64_t b_block, int64_t b_depth, int64_t depth)
+                                      int64_t b_block, int64_t b_depth, int64_t depth,
+                                      int64_t ahead)
 {
     const real *a_high = a + 3 * a_row;
     const int vectors = nb * slots.count, spare = FL_REGISTERS - mr * vectors - 2,
@@ -19,6 +22,8 @@ FL_INLINE void FL_T(slots_accumulate)(const int mr, const int nv, const fl_slots
                                           : vectors;
     for (int64_t k = 0; k < depth; k++) {
         vec w[FL_BLOCK_VECTORS * 2];
+        if (sizeof(vec) == 64 && mr > 4 && !(k & 1))
+            __builtin_prefetch(b + ahead, 0, 2);
         FL_UNROLL
         for (int j = 0; j < nb; j++) {
             FL_UNROLL
@@ -50,7 +55,7 @@ FL_INLINE void FL_T(tile_accumulate)(const int mr, const int nv, const int nb,
                                      int64_t b_depth, int64_t depth)
 {
     const fl_slots all = {0, nv};
-    FL_T(slots_accumulate)(mr, nv, all, nb, acc, a, a_row, a_depth, b, b_block, b_depth, depth);
+    FL_T(slots_accumulate)(mr, nv, all, nb, acc, a, a_row, a_depth, b, b_block, b_depth, depth, 0);
 }
 
 /* Rows of the next tile when `left` rows remain: tiles of nearly equal height. */

@@ -101,6 +101,7 @@ typedef struct FL_T(fl_gemm) {
 typedef struct FL_T(fl_step) {
     int64_t rows, units, block_first, block_end;
     int64_t descending; /* 1: walk the blocks downwards, to start with what the cache still holds */
+    int64_t fetches;    /* 1: weights are far, those of the next block are fetched meanwhile */
     const real *init;   /* pre-activations before x and h are added: hoisted x W + b, or the bias */
     int64_t init_row;   /* 0 for a bias */
     const real *x, *weight_x; /* x (rows, x_depth) or NULL when hoisted; packed panels */

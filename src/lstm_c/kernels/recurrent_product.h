@@ -1,5 +1,13 @@
 /* The matrix part of a step's tile: what the accumulators hold before a cell's pointwise body. */
 
+/* Where, from a row of weights of a block, the vector of the next block is that the tile from `row`
+ * on fetches: each of the first tiles one of its own, of every other row; 0: nowhere. */
+FL_INLINE int64_t FL_T(fetched_ahead)(int64_t row, int64_t vectors, int64_t block, int descending)
+{
+    int64_t vector = row / FL_TILE_ROWS;
+    return vector < 2 * vectors ? (descending ? -block : block) + vector * FL_LANES : 0;
+}
+
 /* acc = init + x W (when not hoisted) + h U of `mr` rows and `nb` blocks; compact: see
  * fl_cell_facts. */
 FL_INLINE void FL_T(forward_product)(const FL_T(fl_step) * s, const int compact, const int nv,
@@ -14,13 +22,18 @@ FL_INLINE void FL_T(forward_product)(const FL_T(fl_step) * s, const int compact,
         for (int v = 0; v < nv * nb; v++)
             acc[r][v] = v_load(s->init + (row + r) * s->init_row + (block * nv + v) * FL_LANES);
     }
+    int64_t ahead_x = 0, ahead_h = 0;
+    if (s->fetches) {
+        ahead_x = FL_T(fetched_ahead)(row, of_x.count, x_width * s->x_depth, s->descending);
+        ahead_h = FL_T(fetched_ahead)(row, of_h.count, h_width * s->h_depth, s->descending);
+    }
     if (s->x)
         FL_T(slots_accumulate)(mr, nv, of_x, nb, acc, s->x + row * s->x_row, s->x_row, 1,
                                s->weight_x + block * x_width * s->x_depth, x_width * s->x_depth,
-                               x_width, s->x_depth);
+                               x_width, s->x_depth, ahead_x);
     FL_T(slots_accumulate)(mr, nv, of_h, nb, acc, s->h_prev + row * s->h_prev_row, s->h_prev_row, 1,
                            s->weight_h + block * h_width * s->h_depth, h_width * s->h_depth,
-                           h_width, s->h_depth);
+                           h_width, s->h_depth, ahead_h);
 }
 
 /* What a backward tile starts from: the gradient of h, or of state 0 where that recurs. */

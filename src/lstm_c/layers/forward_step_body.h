@@ -172,6 +172,7 @@ static FL_T(fl_part_steps)
                                    .weight_h = packed->part[p].weight_h,
                                    .peephole = packed->part[p].peephole,
                                    .h_depth = layer->recurrent,
+                                   .fetches = fl_weights_are_far(layer),
                                    .mask_row = layer->plane,
                                    .state_prev_row = layer->state_row,
                                    .state_row = layer->state_row,

@@ -279,6 +279,8 @@ typedef struct fl_forward_team {
 fl_forward_team fl_plan_forward(const fl_recurrent *layer, const fl_ragged *ragged, int wanted);
 /* Steps that a layer runs before the next layer takes them. */
 int64_t fl_wave_steps(const fl_ragged *ragged);
+/* Whether a second cache holds the recurrent weights of a step in part at most. */
+int fl_weights_are_far(const fl_recurrent *layer);
 /* Share of `thread`. Rows are cut so that each thread gets about as many steps; units are
  * cut instead when there are fewer than four rows a thread, or few for weights that are far. */
 fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, int backward,
