@@ -87,6 +87,18 @@ def _precisions(document: Mapping[str, Any]) -> str:
     return "Float32 where a row names nothing else (peers of its class)" if reduced else "Float32"
 
 
+def _left_out(document: Mapping[str, Any]) -> str:
+    """A sentence where repetitions were left out because others used the processors."""
+    left_out = sum(record.get("left_out", 0) for record in document["results"])
+    if not left_out:
+        return ""
+    share = left_out / (left_out + sum(record["repetitions"] for record in document["results"]))
+    return (
+        f" {share:.0%} of the repetitions, ours and the peers', fell into moments when others used the cores and are "
+        "left out."
+    )
+
+
 def _heading(document: Mapping[str, Any]) -> list[str]:
     machine = document["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
@@ -96,7 +108,8 @@ def _heading(document: Mapping[str, Any]) -> list[str]:
         f"instruction set in use: {machine['isa']}; threads: {threads}; {machine['date']}; {versions}."
         + _held_to(machine),
         f"{_precisions(document)}, medians of interleaved repetitions of one run (`python bench/vs_peers.py`); "
-        "best peer = the fastest of the libraries named here that can do the case, each with its best settings.",
+        "best peer = the fastest of the libraries named here that can do the case, each with its best settings."
+        + _left_out(document),
         "",
     ]
 

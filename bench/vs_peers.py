@@ -5,6 +5,7 @@
 Before a peer is timed its numbers are compared with ours: outputs, states or weight gradients must
 agree to 1e-4 of their largest value; reduced precisions to what their class allows of ours in float32.
 The machine's ceilings are measured beside each case, since clocks and neighbours change within minutes.
+Repetitions beside somebody else on the processors are left out, by one rule for all (benchmark.Neighbours).
 Prints tables and writes bench/results/<machine>.json, from which bench/readme_table.py makes the table in
 the README. Run it on an otherwise idle machine.
 """

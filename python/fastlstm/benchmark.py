@@ -23,6 +23,7 @@ import json
 import os
 import platform
 import re
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -91,11 +92,65 @@ class Timing:
     q3: float
     best: float
     repetitions: int
+    left_out: int = 0  # repetitions while somebody else slowed the processors down
 
     @classmethod
-    def of(cls, samples: Sequence[float]) -> Timing:
-        q1, median, q3 = (float(q) for q in np.quantile(samples, (0.25, 0.5, 0.75)))
-        return cls(median, q1, q3, min(samples), len(samples))
+    def of(cls, samples: Sequence[float], quiet: Sequence[bool] | None = None) -> Timing:
+        """Of those samples that are `quiet`, if they are three or more; else of all."""
+        kept = samples if quiet is None else [each for each, calm in zip(samples, quiet, strict=True) if calm]
+        if len(kept) < 3:
+            kept = samples
+        q1, median, q3 = (float(q) for q in np.quantile(kept, (0.25, 0.5, 0.75)))
+        return cls(median, q1, q3, min(kept), len(kept), len(samples) - len(kept))
+
+
+class Neighbours:
+    """Tells whether others use the processors, or the second threads of their cores, at the moment.
+
+    A short loop of Python is timed on each processor (at most 4) and compared with its best time so far: beside a
+    busy second thread it takes about twice as long. Where that is the case now, :meth:`wait` waits for a second at
+    most, and altogether no longer than `patience` seconds.
+    """
+
+    _SLOWER = 1.35
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._best: dict[int, float] = {}
+
+    def quiet(self) -> bool:
+        """Whether no processor is slower than at its best."""
+        usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        calm = True
+        try:
+            for processor in sorted(usable)[:4]:
+                os.sched_setaffinity(0, {processor})
+                seconds = self._loop_seconds()
+                best = self._best[processor] = min(seconds, self._best.get(processor, seconds))
+                calm &= seconds <= self._SLOWER * best
+        finally:
+            if usable:
+                os.sched_setaffinity(0, usable)
+        return calm
+
+    def wait(self) -> bool:
+        """Waits until it is quiet; whether it is."""
+        start = time.perf_counter()
+        calm = self.quiet()
+        while not calm and time.perf_counter() - start < min(1.0, self._patience):
+            calm = self.quiet()
+        self._patience -= time.perf_counter() - start
+        return calm
+
+    @staticmethod
+    def _loop_seconds() -> float:
+        seconds = []
+        for _ in range(30):
+            start = time.perf_counter()
+            for _ in itertools.repeat(None, 2000):
+                pass
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds[10:])
 
 
 # Long enough that the spinning worker threads of whoever ran before have gone to sleep.
@@ -130,6 +185,7 @@ def time_interleaved(
     repetitions: int = 15,
     block_seconds: float = 0.02,
     max_seconds: float = 6.0,
+    patience: float = 0.0,
 ) -> list[Timing]:
     """Times every contender once a round, in rotating order.
 
@@ -140,6 +196,9 @@ def time_interleaved(
         Rounds; slow contenders get fewer (never under 3) so that none takes much more than `max_seconds`.
     block_seconds : float
         A contender is called in a row for about this long per round.
+    patience : float
+        Seconds to spend in all on waiting for moments in which nobody else uses the processors; a repetition with
+        somebody there before or after it is left out if enough others remain (:class:`Neighbours`). 0: not looked at.
 
     Returns
     -------
@@ -147,6 +206,8 @@ def time_interleaved(
         In the order of `contenders`.
     """
     samples: list[list[float]] = [[] for _ in contenders]
+    calm: list[list[bool]] = [[] for _ in contenders]
+    neighbours = Neighbours(patience) if patience else None
     loops = [_loops_for(contender, block_seconds) for contender in contenders]
     spent = [0.0] * len(contenders)
     collecting = gc.isenabled()
@@ -157,14 +218,16 @@ def time_interleaved(
             for k in _rotated(len(contenders), repetition):
                 if len(samples[k]) >= 3 and spent[k] > max_seconds:
                     continue
+                before = neighbours.wait() if neighbours else True
                 seconds = _timed_block(contenders[k], loops[k], warm=loops[k] > 1)
                 samples[k].append(seconds)
+                calm[k].append(before and (neighbours is None or neighbours.quiet()))
                 spent[k] += seconds * loops[k] * contenders[k].units
             gc.collect(1)  # a full collection would cost more than a block
     finally:
         if collecting:
             gc.enable()
-    return [Timing.of(each) for each in samples]
+    return [Timing.of(each, quiet) for each, quiet in zip(samples, calm, strict=True)]
 
 
 def _rotated(n: int, shift: int) -> Iterable[int]:
@@ -362,6 +425,7 @@ def timing_record(contender: Contender, timing: Timing) -> dict[str, Any]:
         "q3_s": timing.q3,
         "best_s": timing.best,
         "repetitions": timing.repetitions,
+        "left_out": timing.left_out,
     }
 
 
@@ -418,7 +482,7 @@ def timing_options(quick: bool) -> dict[str, Any]:
     """Arguments of :func:`time_interleaved` for a short or a full run."""
     if quick:
         return {"repetitions": 7, "block_seconds": 0.01, "max_seconds": 1.0}
-    return {"repetitions": 15, "block_seconds": 0.02, "max_seconds": 2.0}
+    return {"repetitions": 15, "block_seconds": 0.02, "max_seconds": 2.0, "patience": 12.0}
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

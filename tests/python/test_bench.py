@@ -6,8 +6,10 @@ Nothing here asserts a time.
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import mmap
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -139,6 +141,37 @@ def test_rounds_are_interleaved_and_rotated():
 def test_slow_contenders_get_three_rounds():
     timing = benchmark.time_interleaved([Contender("a", 1, lambda: None)], repetitions=9, max_seconds=0.0)
     assert timing[0].repetitions == 3
+
+
+def test_repetitions_beside_a_neighbour_are_left_out_if_enough_remain():
+    samples = [1.0, 5.0, 1.1, 6.0, 1.2]
+    timing = benchmark.Timing.of(samples, [True, False, True, False, True])
+    assert (timing.median, timing.repetitions, timing.left_out) == (1.1, 3, 2)
+    timing = benchmark.Timing.of(samples, [True, False, True, False, False])
+    assert (timing.median, timing.repetitions, timing.left_out) == (1.2, 5, 0)
+
+
+def test_neighbours_are_found_by_the_slower_loop(monkeypatch: pytest.MonkeyPatch):
+    usable = os.sched_getaffinity(0)
+    each = min(len(usable), 4)
+    speeds = iter([1.0] * each + [2.0] * each + [1.2] * each)
+    monkeypatch.setattr(benchmark.Neighbours, "_loop_seconds", staticmethod(lambda: next(speeds)))
+    neighbours = benchmark.Neighbours(patience=60)
+    assert neighbours.wait()
+    assert not neighbours.quiet()
+    assert neighbours.quiet()
+    assert os.sched_getaffinity(0) == usable
+
+
+def test_waiting_for_quiet_ends(monkeypatch: pytest.MonkeyPatch):
+    speeds = itertools.chain([1.0], itertools.repeat(9.0))
+    monkeypatch.setattr(benchmark.Neighbours, "_loop_seconds", staticmethod(lambda: next(speeds)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, __: None)
+    neighbours = benchmark.Neighbours(patience=0.01)
+    assert neighbours.quiet()
+    assert not neighbours.wait()
+    assert not neighbours.wait()
 
 
 @pytest.mark.parametrize("case", TINY, ids=ids)
@@ -412,6 +445,9 @@ def test_fresh_processes_have_their_table():
     table, document = bench_module("readme_table"), a_document()
     document["cold"] = [{"library": "fastlstm", "case": "infer-6x2x3x5", "import_s": 0.1, "build_s": 0.01}]
     assert "| fastlstm | 100 ms | 10.0 ms | - | - |" in table.make_table(document)
+    assert "left out" not in table.make_table(document)
+    document["results"][0]["left_out"] = 1
+    assert " 10% of the repetitions, ours and the peers'," in table.make_table(document)
 
 
 def test_readme_without_markers_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
