@@ -187,7 +187,7 @@ class LSTM(Recurrence):
         reaches a precision is chosen at run time, so "high" may be as good as "float32".
     batch_invariant : bool, default=False
         Use one order of the sums for any number of sequences, so that a stream, a single sequence and a batch give
-        the same bits. All kernels of today do so in any case.
+        the same bits. They do in any case but with AMX, whose tiles take batches and the inputs of long sequences.
     random_state : None, int, numpy Generator or RandomState, default=None
         Initialises the parameters, uniformly in +-1/sqrt(hidden_size) as PyTorch does.
 

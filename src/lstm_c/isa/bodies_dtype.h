@@ -18,8 +18,8 @@
 #include "fl_cells.h" /* written by CMake from the list of cells: includes each cell, defines FL_CELLS */
 
 #define FL_CELL_ROW(cell)                                                                          \
-    {&FL_T(FL_PASTE2(cell, facts)), FL_T(FL_PASTE2(cell, forward_step)),                           \
+    {&FL_T(FL_PASTE2(cell, facts)),        FL_T(FL_PASTE2(cell, forward_step)),                    \
      FL_T(FL_PASTE2(cell, backward_step)), FL_T(FL_PASTE2(cell, forward_row)),                     \
-     FL_T(FL_PASTE2(cell, backward_row)), &FL_T(FL_PASTE2(cell, normed))},
+     FL_T(FL_PASTE2(cell, backward_row)),  &FL_T(FL_PASTE2(cell, normed))},
 static const FL_T(fl_cell) FL_T(cell_table)[] = {FL_CELLS(FL_CELL_ROW)};
 #undef FL_CELL_ROW
