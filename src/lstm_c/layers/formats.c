@@ -12,19 +12,19 @@
 
 /* From which on products are faster on tiles, see docs/performance.md: sequences, by the number of
  * parts, and of layers below 64 units; depth, with one or two parts and with three; rows of all
- * steps, inputs and hidden units where x W alone is. */
+ * steps, inputs and hidden units where x W alone is. Above FAR_PART_BYTES of recurrent weights in
+ * parts, rows that do not fill a tile have x W hoisted: more rows for each weight that is read. */
 #if defined(FASTLSTM_TILES_FOR_FEW) /* for tests */
 static const int64_t fewest_rows[] = {0, 4, 4, 4}, fewest_narrow_rows = 4;
 enum { SMALLEST_DEPTH = 1, SMALLEST_OF_THREE = 1 };
 enum { FEWEST_PROJECTED_ROWS = 4, SMALLEST_PROJECTED = 1, SMALLEST_PROJECTING = 1 };
+enum { FAR_PART_BYTES = 0 };
 #else
 static const int64_t fewest_rows[] = {0, 4, 6, 12}, fewest_narrow_rows = 8;
 enum { SMALLEST_DEPTH = 48, SMALLEST_OF_THREE = 64 };
 enum { FEWEST_PROJECTED_ROWS = 64, SMALLEST_PROJECTED = 64, SMALLEST_PROJECTING = 96 };
-#endif
-/* Recurrent weights in parts above which rows that do not fill a tile have x W hoisted: more rows
- * for each weight that is read. */
 enum { FAR_PART_BYTES = 768 * 1024 };
+#endif
 enum { FEW_ROWS = 3 /* a register tile of every instruction set */, FULL_TILE_ROWS = 16 };
 
 /* Plain recurrent weights below this size are no wait: a narrow vector widens bfloat16 no faster
