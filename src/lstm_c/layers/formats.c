@@ -71,19 +71,13 @@ float fl_round_weight(const fl_recurrent *layer, float weight, float int8_scale)
 
 /* ---- which ---- */
 
-/* Of the recurrent weights. */
-static int64_t plain_bytes(const fl_recurrent *layer)
-{
-    return layer->gate_row * layer->recurrent * (int64_t)sizeof(float);
-}
-
 static fl_weight_format format_of_few(const fl_recurrent *layer)
 {
     if (layer->config.precision == FL_PRECISION_INT8)
         return FL_WEIGHTS_INT8;
     int one_order = !layer->cell.gate_states; /* what recurs is added last, as in a plain step */
     return layer->config.precision == FL_PRECISION_BFLOAT16 && one_order &&
-                   plain_bytes(layer) > cached_bytes(layer)
+                   fl_recurrent_bytes(layer) > cached_bytes(layer)
                ? FL_WEIGHTS_BFLOAT16
                : FL_WEIGHTS_PLAIN;
 }
@@ -125,7 +119,7 @@ int fl_format_hoists(const fl_recurrent *layer, int64_t n)
     fl_weight_format format = fl_call_format(layer, n);
     if (format != FL_WEIGHTS_TILES)
         return format != FL_WEIGHTS_PLAIN;
-    return n < FULL_TILE_ROWS && plain_bytes(layer) / 2 * layer->tile_parts > FAR_PART_BYTES;
+    return n < FULL_TILE_ROWS && fl_recurrent_bytes(layer) / 2 * layer->tile_parts > FAR_PART_BYTES;
 }
 
 int fl_projects_on_tiles(const fl_recurrent *layer, const fl_ragged *ragged, int64_t input)

@@ -151,6 +151,12 @@ FL_INLINE int64_t fl_first_column(const fl_recurrent *layer, fl_slots slots)
     return slots.first * layer->lanes;
 }
 
+/* Of the packed recurrent weights of all parts. */
+FL_INLINE int64_t fl_recurrent_bytes(const fl_recurrent *layer)
+{
+    return layer->gate_row * layer->recurrent * (int64_t)layer->real_size;
+}
+
 /* Gate columns of those slots. */
 FL_INLINE int64_t fl_slot_depth(const fl_recurrent *layer, const fl_part *part, fl_slots slots)
 {

@@ -107,14 +107,9 @@ static int64_t cut_rows(const fl_ragged *ragged, int index, int parts)
     return sequence;
 }
 
-static int64_t recurrent_bytes(const fl_recurrent *layer)
-{
-    return layer->gate_row * layer->recurrent * (int64_t)layer->real_size;
-}
-
 int fl_weights_are_far(const fl_recurrent *layer)
 {
-    return recurrent_bytes(layer) >= FAR_BYTES;
+    return fl_recurrent_bytes(layer) >= FAR_BYTES;
 }
 
 /* Whether each weight is better read once a step, by the thread whose unit it makes, than by every
@@ -123,7 +118,7 @@ static int splits_far_units(const fl_recurrent *layer, int64_t rows_a_thread, in
 {
     if (layer->config.layer_norm)
         return 0;
-    return (recurrent_bytes(layer) >= FARTHER_BYTES && rows_a_thread < (backward ? 32 : 64)) ||
+    return (fl_recurrent_bytes(layer) >= FARTHER_BYTES && rows_a_thread < (backward ? 32 : 64)) ||
            (fl_weights_are_far(layer) && rows_a_thread < 16 && !backward);
 }
 

@@ -54,8 +54,7 @@ static void stream_layout(fl_stream *stream, fl_arena *arena)
         stream->gates = fl_arena_take(arena, stream->n * layer->gate_row, layer->real_size);
     stream->prepared = fl_arena_take(arena, stream->n_threads, sizeof *stream->prepared);
     for (int thread = 0; thread < stream->n_threads; thread++) {
-        fl_prepared prepared =
-            fl_take_prepared(layer, fl_call_format(layer, stream->n), stream->n, arena);
+        fl_prepared prepared = fl_take_prepared(layer, stream->format, stream->n, arena);
         if (arena->memory)
             stream->prepared[thread] = prepared;
     }

@@ -164,7 +164,7 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
 static int64_t rows_of_chunk(const fl_recurrent *layer, const fl_ragged *ragged)
 {
     int64_t near = layer->tiles ? CHUNK_BYTES_WITH_TILES : CHUNK_BYTES,
-            row = layer->gate_row * (int64_t)layer->real_size, far = row * layer->recurrent / 4,
+            row = layer->gate_row * (int64_t)layer->real_size, far = fl_recurrent_bytes(layer) / 4,
             budget = (far > near ? far : near) / row,
             rows = ragged->n > budget ? ragged->n : budget;
     return rows < ragged->rows ? rows : ragged->rows;
