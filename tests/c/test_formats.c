@@ -245,35 +245,71 @@ static void find_errors(const float *a, const float *b, const float *c, const ti
         }
 }
 
+/* Sums that started from 1. */
+static void check_column_sums(const fl_tile_operand *of)
+{
+    for (int64_t j = 0; j < of->rows; j++) {
+        double sum = 1, magnitude = 1;
+        for (int64_t k = 0; k < of->depth; k++) {
+            double value = of->values[k * of->stride + j];
+            sum += value;
+            magnitude += fabs(value);
+        }
+        CHECK_AT_MOST(fabs((double)of->sums[j] - sum), 1e-6 * magnitude);
+    }
+}
+
 static void test_tile_gemm(const tile_case *of, int parts, int columns_side_by_side)
 {
-    enum { BLOCKS = 3 };
+    enum { BLOCKS = 3, AHEAD = 2 };
     generator from = {15};
-    int64_t columns = BLOCKS * of->width - 3,
+    int64_t columns = BLOCKS * of->width - 3, row = of->rows + AHEAD,
+            written = columns_side_by_side ? (of->rows + 15) / 16 * 16 : of->rows,
             block_size = fl_tile_block_size(of->width, of->depth, parts);
     float *a = floats_new(of->rows * of->depth), *b = floats_new(BLOCKS * of->width * of->depth),
-          *turned = floats_new(of->rows * of->depth), *c = floats_new(of->rows * columns);
+          *turned = floats_new(row * of->depth), *c = floats_new(written * columns),
+          *sums = floats_new(BLOCKS * of->width);
+    const float **lines = guarded_new(sizeof *lines * (size_t)of->depth);
     uint16_t *split_a =
                  guarded_new(sizeof(uint16_t) * (size_t)((of->rows + FL_TILE_PADDING) *
                                                          fl_tile_row_size(of->depth, parts))),
              *split_b = guarded_new(sizeof(uint16_t) * (size_t)(BLOCKS * block_size));
     for (int64_t i = 0; i < of->rows * of->depth; i++)
-        turned[i % of->depth * of->rows + i / of->depth] = a[i] = of_magnitude(&from, of);
+        turned[i % of->depth * row + AHEAD + i / of->depth] = a[i] = of_magnitude(&from, of);
+    for (int64_t k = 0; k < of->depth; k++)
+        lines[k] = turned + k * row;
     for (int64_t i = 0; i < BLOCKS * of->width * of->depth; i++)
         b[i] = random_float(&from, 0.3);
-    fl_tile_operand rows = {a, of->rows, of->depth, of->depth, 1, parts, split_a},
-                    sides = {turned, of->rows, of->depth, 1, of->rows, parts, split_a};
+    fl_tile_operand rows = {.values = a,
+                            .rows = of->rows,
+                            .depth = of->depth,
+                            .stride = of->depth,
+                            .parts = parts,
+                            .to = split_a},
+                    sides = {.lines = lines,
+                             .first = AHEAD,
+                             .rows = of->rows,
+                             .depth = of->depth,
+                             .parts = parts,
+                             .to = split_a};
     if (columns_side_by_side)
         tile_split_columns(&sides);
     else
         tile_split_rows(&rows);
     for (int64_t block = 0; block < BLOCKS; block++) {
-        fl_tile_operand operand = {
-            b + block * of->width * of->depth, of->width, of->depth, 1, of->width, parts,
-            split_b + block * block_size};
+        fl_tile_operand operand = {.values = b + block * of->width * of->depth,
+                                   .rows = of->width,
+                                   .depth = of->depth,
+                                   .stride = of->width,
+                                   .parts = parts,
+                                   .to = split_b + block * block_size,
+                                   .sums = sums + block * of->width};
+        for (int64_t j = 0; j < of->width; j++)
+            operand.sums[j] = 1;
         tile_split_block(&operand);
+        check_column_sums(&operand);
     }
-    fl_tile_gemm gemm = {.rows = of->rows,
+    fl_tile_gemm gemm = {.rows = written,
                          .block_end = BLOCKS,
                          .factor = {{split_a, split_b, of->depth, 0, of->width}},
                          .descending = columns_side_by_side,
@@ -294,16 +330,17 @@ static void test_tile_gemm(const tile_case *of, int parts, int columns_side_by_s
         CHECK_AT_MOST(tiles.square, chain.square);
         CHECK_AT_MOST(tiles.worst, 1.25 * chain.worst);
     }
-    gemm.rows_written = of->rows > 1 ? of->rows - 1 : 1;
+    for (int64_t i = of->rows * columns; i < written * columns; i++)
+        CHECK(c[i] == 0);
     gemm.init = c;
     gemm.init_row = columns;
     float last = c[of->rows * columns - 1], first = c[0];
     tile_gemm(&gemm);
-    CHECK(of->rows == 1 || c[of->rows * columns - 1] == last);
     CHECK(c[0] == first + first);
+    CHECK(c[of->rows * columns - 1] == last + last);
     guarded_check();
-    void *arrays[] = {a, b, turned, c, split_a, split_b};
-    for (int i = 0; i < 6; i++)
+    void *arrays[] = {a, b, turned, c, sums, lines, split_a, split_b};
+    for (int i = 0; i < 8; i++)
         guarded_free(arrays[i]);
 }
 
@@ -328,8 +365,10 @@ static void test_tile_limits(void)
     float a[ROWS * DEPTH] = {1, 2, 3, (float)NAN, 2, 3, 1, (float)INFINITY, 3, 1e-40f, 0, 0};
     float b[DEPTH] = {1, 0.5f, 0.25f}, c[ROWS];
     uint16_t split_a[16 * 96], split_b[16 * 96];
-    fl_tile_operand rows = {a, ROWS, DEPTH, DEPTH, 1, 3, split_a},
-                    block = {b, 1, DEPTH, 1, 1, 3, split_b};
+    fl_tile_operand
+        rows =
+            {.values = a, .rows = ROWS, .depth = DEPTH, .stride = DEPTH, .parts = 3, .to = split_a},
+        block = {.values = b, .rows = 1, .depth = DEPTH, .stride = 1, .parts = 3, .to = split_b};
     tile_split_rows(&rows);
     tile_split_block(&block);
     fl_tile_gemm gemm = {.rows = ROWS,

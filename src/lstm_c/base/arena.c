@@ -1,6 +1,9 @@
 #include "base/arena.h"
 
 #include <stdlib.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 #include "base/compiler.h"
 
@@ -23,17 +26,32 @@ void *fl_arena_take(fl_arena *arena, int64_t count, size_t size)
     return taken;
 }
 
+/* Uninitialised memory. Rows of a tape lie pages apart, so much of it is asked for in huge pages.
+ */
+static void *allocate(size_t bytes)
+{
+    enum { HUGE_PAGE = 2 * 1024 * 1024 };
+    void *memory = NULL;
+    int is_large = bytes >= 2 * HUGE_PAGE;
+    if (posix_memalign(&memory, is_large ? HUGE_PAGE : FL_ALIGNMENT, bytes) != 0)
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    if (is_large)
+        (void)madvise(memory, bytes & ~(size_t)(HUGE_PAGE - 1), MADV_HUGEPAGE);
+#endif
+    return memory;
+}
+
 fl_status fl_arena_commit(fl_arena *arena)
 {
     if (arena->overflow)
         return FL_ERR_OVERFLOW;
     if (arena->used > arena->capacity || !arena->memory) {
         size_t wanted = arena->used ? arena->used : FL_ALIGNMENT;
-        void *grown = NULL;
         fl_arena_release(arena);
-        if (posix_memalign(&grown, FL_ALIGNMENT, wanted) != 0)
+        arena->memory = allocate(wanted);
+        if (!arena->memory)
             return FL_ERR_NOMEM;
-        arena->memory = grown;
         arena->capacity = wanted;
     }
     arena->used = 0;

@@ -45,8 +45,18 @@ static int multiplies(const fl_tile_kernels *tiles)
         a[i] = (float)(i - 7);
     for (int i = 0; i < DEPTH * COLUMNS; i++)
         b[i] = (float)(i % 11 - 4);
-    fl_tile_operand rows = {a, ROWS, DEPTH, DEPTH, 1, 1, split_a},
-                    block = {b, COLUMNS, DEPTH, 1, COLUMNS, 1, split_b};
+    fl_tile_operand rows = {.values = a,
+                            .rows = ROWS,
+                            .depth = DEPTH,
+                            .stride = DEPTH,
+                            .parts = 1,
+                            .to = split_a},
+                    block = {.values = b,
+                             .rows = COLUMNS,
+                             .depth = DEPTH,
+                             .stride = COLUMNS,
+                             .parts = 1,
+                             .to = split_b};
     tiles->split_rows(&rows);
     tiles->split_block(&block);
     fl_tile_gemm gemm = {.rows = ROWS,

@@ -46,10 +46,15 @@ typedef struct fl_reduced_kernels {
  * 3) bfloat16 numbers a value. */
 typedef struct fl_tile_operand {
     const float *values;
-    int64_t rows, depth;              /* of B: columns of the block, and depth */
-    int64_t row_stride, depth_stride; /* one of them is 1 */
+    int64_t rows, depth; /* of B: columns of the block, and depth */
+    int64_t stride;      /* from row to row of A, from depth to depth of B */
     int parts;
     void *to;
+    /* of split_columns, in place of `values`: where each depth is, its rows from
+     * `first` on */
+    const float *const *lines;
+    int64_t first;
+    float *sums; /* of split_block, or NULL: += the sum of each column */
 } fl_tile_operand;
 
 /* A B, which goes into columns [first, first + columns) of each block of C; `first` is whole tiles.
@@ -69,7 +74,6 @@ typedef struct fl_tile_gemm {
     int64_t width;            /* columns of a block of C, at most FL_TILE_SUMS_ROW */
     int64_t c_block;          /* columns of C and init from block to block; 0: width */
     int64_t columns;          /* of C; the rest of the last block is not written */
-    int64_t rows_written;     /* the first ones; 0: all */
     int parts;
     const float *init; /* or NULL: zero */
     int64_t init_row;  /* 0: one row for all, of whole tiles */
@@ -82,9 +86,10 @@ typedef struct fl_tile_gemm {
 } fl_tile_gemm;
 
 typedef struct fl_tile_kernels {
-    void (*split_rows)(const fl_tile_operand *);    /* A, depth_stride 1 */
-    void (*split_columns)(const fl_tile_operand *); /* A, row_stride 1 */
-    void (*split_block)(const fl_tile_operand *);   /* B, row_stride 1 */
+    void (*split_rows)(const fl_tile_operand *); /* A */
+    void (*split_columns)(
+        const fl_tile_operand *);                 /* A from lines, filled up to tiles of 16 rows */
+    void (*split_block)(const fl_tile_operand *); /* B */
     void (*gemm)(const fl_tile_gemm *);
 } fl_tile_kernels;
 /* Values of 16 bits that a split operand takes: of A, a row's times the rows and FL_TILE_PADDING.

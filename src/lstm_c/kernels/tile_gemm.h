@@ -115,7 +115,14 @@ FL_INLINE tile_lanes load_lanes(const float *values, int64_t count)
     return lanes;
 }
 
-/* t[i][j] = values[j * stride + i]: 16 rows of 16 or fewer columns that lie the other way. */
+FL_INLINE void add_lanes(float *to, int64_t count, tile_lanes lanes)
+{
+    lanes += load_lanes(to, count);
+    memcpy(to, &lanes, sizeof(float) * (size_t)(count < FL_TILE_SIDE ? count : FL_TILE_SIDE));
+}
+
+/* t[i][j] = lines[j][first + i]: `rows` rows of `columns` columns, of both 16 or fewer, that lie
+ * the other way. */
 #define FL_TILE_SWAP(low, high, first, second)                                                     \
     do {                                                                                           \
         tile_lanes a_ = (low), b_ = (high);                                                        \
@@ -130,16 +137,11 @@ FL_INLINE tile_lanes load_lanes(const float *values, int64_t count)
 #define FL_HIGH2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
 #define FL_LOW1 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
 #define FL_HIGH1 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
-FL_INLINE void transpose_square(const float *values, int64_t stride, int64_t rows, int64_t columns,
-                                tile_lanes t[FL_TILE_SIDE])
+FL_INLINE void transpose_square(const float *const *lines, int64_t first, int64_t rows,
+                                int64_t columns, tile_lanes t[FL_TILE_SIDE])
 {
-    for (int j = 0; j < FL_TILE_SIDE; j++) {
-        t[j] = (tile_lanes){0};
-        if (j < columns && rows == FL_TILE_SIDE)
-            memcpy(&t[j], values + j * stride, sizeof t[j]);
-        else if (j < columns)
-            memcpy(&t[j], values + j * stride, sizeof(float) * (size_t)rows);
-    }
+    for (int j = 0; j < FL_TILE_SIDE; j++)
+        t[j] = j < columns ? load_lanes(lines[j] + first, rows) : (tile_lanes){0};
     FL_UNROLL
     for (int i = 0; i < FL_TILE_SIDE; i++)
         if (!(i & 8))
@@ -176,7 +178,7 @@ FL_INLINE void split_rows(const fl_tile_operand *from, const int parts)
                   rows = padded_to(from->rows, height),
                   depth = padded_to(from->depth, FL_TILE_DEPTH);
     for (int64_t row = 0; row < rows; row++) {
-        const float *values = from->values + row * from->row_stride;
+        const float *values = from->values + row * from->stride;
         uint16_t *to = split_place(from, height, row, 0);
         for (int64_t k = 0; k < depth; k += FL_TILE_DEPTH, to += parts * tile) {
             int64_t left = row < from->rows ? from->depth - k : 0;
@@ -196,24 +198,23 @@ static void tile_split_rows(const fl_tile_operand *from)
         split_rows(from, 3);
 }
 
-/* The same for rows that lie side by side (row_stride 1). */
+/* The same for rows that lie side by side, in tiles of 16. */
 FL_INLINE void split_columns(const fl_tile_operand *from, const int parts)
 {
-    const int64_t tile = FL_TILE_BYTES / 2, height = tile_height(from->rows),
-                  rows = padded_to(from->rows, height),
-                  depth = padded_to(from->depth, FL_TILE_DEPTH);
-    for (int64_t row = 0; row < rows; row += FL_TILE_SIDE)
-        for (int64_t k = 0; k < depth; k += FL_TILE_DEPTH) {
-            int64_t here = from->rows - row, count = here < FL_TILE_SIDE ? here : FL_TILE_SIDE,
-                    left = from->depth - k;
-            const float *values = from->values + row + k * from->depth_stride;
-            tile_lanes first[FL_TILE_SIDE], second[FL_TILE_SIDE];
-            transpose_square(values, from->depth_stride, count, left, first);
-            transpose_square(values + FL_TILE_SIDE * from->depth_stride, from->depth_stride, count,
-                             left - FL_TILE_SIDE, second);
-            for (int i = 0; i < FL_TILE_SIDE && row + i < rows; i++)
-                split_lanes(first[i], second[i], parts, split_place(from, height, row + i, k),
-                            tile);
+    const int64_t tile = FL_TILE_BYTES / 2;
+    for (int64_t k = 0; k < from->depth; k += FL_TILE_DEPTH)
+        for (int64_t row = 0; row < from->rows; row += FL_TILE_SIDE) {
+            const float *const *lines = from->lines + k;
+            const int64_t first = from->first + row, rows = from->rows - row,
+                          left = from->depth - k;
+            for (int i = 0; i < FL_TILE_DEPTH && left > 2 * FL_TILE_DEPTH; i++)
+                __builtin_prefetch(lines[FL_TILE_DEPTH + i] + first);
+            tile_lanes low[FL_TILE_SIDE], high[FL_TILE_SIDE];
+            transpose_square(lines, first, rows, left, low);
+            transpose_square(lines + FL_TILE_SIDE, first, rows, left - FL_TILE_SIDE, high);
+            uint16_t *to = split_place(from, FL_TILE_SIDE, row, k);
+            for (int i = 0; i < FL_TILE_SIDE; i++, to += FL_TILE_DEPTH)
+                split_lanes(low[i], high[i], parts, to, tile);
         }
 }
 static void tile_split_columns(const fl_tile_operand *from)
@@ -233,19 +234,22 @@ FL_INLINE void split_block(const fl_tile_operand *from, const int parts)
     uint32_t *to = from->to;
     for (int64_t k = 0; k < from->depth; k += FL_TILE_DEPTH)
         for (int64_t first = 0; first < from->rows; first += FL_TILE_SIDE) {
-            const float *values = from->values + k * from->depth_stride + first,
-                        *values_high = values + FL_TILE_SIDE * from->depth_stride;
+            const float *values = from->values + k * from->stride + first,
+                        *values_high = values + FL_TILE_SIDE * from->stride;
+            tile_lanes sums = {0};
             for (int64_t low = k, high = k + FL_TILE_SIDE; low < k + FL_TILE_SIDE; low++, high++,
-                         to += FL_TILE_SIDE, values += from->depth_stride,
-                         values_high += from->depth_stride) {
+                         to += FL_TILE_SIDE, values += from->stride, values_high += from->stride) {
                 int64_t left = from->rows - first;
                 /* rows of a matrix are pages apart, which no prefetcher of the hardware follows */
-                __builtin_prefetch(values + FL_TILE_DEPTH * from->depth_stride);
-                __builtin_prefetch(values_high + FL_TILE_DEPTH * from->depth_stride);
-                split_lanes(load_lanes(values, low < from->depth ? left : 0),
-                            load_lanes(values_high, high < from->depth ? left : 0), parts,
-                            (uint16_t *)to, FL_TILE_BYTES / 2);
+                __builtin_prefetch(values + FL_TILE_DEPTH * from->stride);
+                __builtin_prefetch(values_high + FL_TILE_DEPTH * from->stride);
+                tile_lanes first_half = load_lanes(values, low < from->depth ? left : 0),
+                           second_half = load_lanes(values_high, high < from->depth ? left : 0);
+                sums += first_half + second_half;
+                split_lanes(first_half, second_half, parts, (uint16_t *)to, FL_TILE_BYTES / 2);
             }
+            if (from->sums)
+                add_lanes(from->sums + first, from->rows - first, sums);
             to += (parts - 1) * FL_TILE_BYTES / 4;
         }
 }
@@ -494,11 +498,6 @@ FL_INLINE void multiply_square(fl_tiles *tiles, const fl_tile_gemm *g, const int
         t_store(tiles, 3, sums + height * SUMS_ROW + FL_TILE_SIDE, 4 * SUMS_ROW);
 }
 
-FL_INLINE int64_t rows_of_c(const fl_tile_gemm *g)
-{
-    return g->rows_written ? g->rows_written : g->rows;
-}
-
 /* Whether the second cache keeps the factors' blocks from one piece of rows to the next. */
 FL_INLINE int blocks_are_near(const fl_tile_gemm *g)
 {
@@ -529,8 +528,7 @@ FL_INLINE int64_t terms_of_piece(const fl_tile_gemm *g, const int parts, int alo
 FL_INLINE void multiply_pieces(fl_tiles *tiles, const fl_tile_gemm *g, const int parts)
 {
     float sums[2][2 * FL_TILE_SIDE * SUMS_ROW] __attribute__((aligned(64)));
-    int64_t height = tile_height(g->rows),
-            row_pieces = (rows_of_c(g) + 2 * height - 1) / (2 * height),
+    int64_t height = tile_height(g->rows), row_pieces = (g->rows + 2 * height - 1) / (2 * height),
             blocks = g->block_end - g->block_first;
     int alone = g->rows <= FL_TILE_SIDE, rows_first = blocks_are_near(g);
     int64_t terms = terms_of_piece(g, parts, alone);
@@ -538,7 +536,7 @@ FL_INLINE void multiply_pieces(fl_tiles *tiles, const fl_tile_gemm *g, const int
     for (int64_t n = 0; n < row_pieces * blocks; n++) {
         int64_t done = rows_first ? n % blocks : n / row_pieces,
                 row = (rows_first ? n / blocks : n % row_pieces) * 2 * height,
-                behind = rows_of_c(g) - row;
+                behind = g->rows - row;
         int64_t block = g->descending ? g->block_end - 1 - done : g->block_first + done,
                 first = block * (g->c_block ? g->c_block : g->width), ahead = g->columns - first;
         tile_piece piece = {.g = g,

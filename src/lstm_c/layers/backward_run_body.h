@@ -10,12 +10,13 @@ enum {
 #endif
 
 typedef struct FL_T(fl_gradient_scratch) {
+    const real **x, **recurred, **before; /* (chunk): rows of inputs where they lie */
     real *inputs; /* rows of [x, h_prev, recurring gates, 1] in panels of columns, each (chunk,
                      FL_INPUT_PANEL): a tile reads a short stride, and the memory in one stream */
     real *dgates; /* (chunk, block width): one block of gate gradients */
-    /* with products on tiles */
+    /* or, with products on tiles */
     fl_prepared prepared;   /* rows of gate gradients */
-    uint16_t *split_inputs; /* all panels of inputs, one operand */
+    uint16_t *split_inputs; /* one operand */
     uint16_t *split_dgates; /* the block */
 } FL_T(fl_gradient_scratch);
 
@@ -61,10 +62,29 @@ static int64_t FL_T(unit_blocks)(int64_t columns, int64_t lanes)
     return (columns + FL_BLOCK_VECTORS * lanes - 1) / (FL_BLOCK_VECTORS * lanes);
 }
 
-/* Values of a row [x, h_prev, recurring gates, 1] that the weights multiply. */
-static int64_t FL_T(input_depth)(const fl_recurrent *layer, int64_t input)
+/* Where a row [x, h_prev, recurring gates, 1] that the weights multiply has h_prev, the gates, each
+ * `gate` further than the one before, and the one; `depth` values in all. On tiles each part is
+ * filled up to whole tiles. */
+typedef struct FL_T(fl_input_places) {
+    int64_t h, gates, gate, one, depth;
+} FL_T(fl_input_places);
+static FL_T(fl_input_places) FL_T(input_places)(const FL_T(fl_backward_run) * run, int64_t input)
 {
-    return input + layer->recurrent + fl_recurring_gates(layer) + 1;
+    const fl_recurrent *layer = run->layer;
+    const int64_t padding = run->on_tiles ? FL_TILE_PADDING : 0;
+    FL_T(fl_input_places) at;
+    at.h = (input + padding) & ~padding;
+    at.gates = at.h + ((layer->recurrent + padding) & ~padding);
+    at.gate = (layer->config.hidden_size + padding) & ~padding;
+    at.one = at.gates + layer->cell.gate_states * at.gate;
+    at.depth = at.one + 1;
+    return at;
+}
+
+/* Panels that such rows of a layer are gathered in. */
+static int64_t FL_T(input_panels)(const FL_T(fl_backward_run) * run, int64_t input)
+{
+    return (FL_T(input_places)(run, input).depth + FL_INPUT_PANEL - 1) / FL_INPUT_PANEL;
 }
 
 /* Columns of the gradients of the first `parts` parts, whole blocks of each. */

@@ -197,8 +197,7 @@ void fl_pack_tiles(const fl_recurrent *layer, const void *plain, int64_t first, 
         fl_tile_operand operand = {.values = (const float *)plain + block * depth * width,
                                    .rows = width,
                                    .depth = depth,
-                                   .row_stride = 1,
-                                   .depth_stride = width,
+                                   .stride = width,
                                    .parts = layer->tile_parts,
                                    .to = to + block * size};
         layer->tiles->split_block(&operand);
@@ -348,8 +347,7 @@ static uint16_t *split_factor(const fl_recurrent *layer, const float *a, int64_t
     fl_tile_operand rows = {.values = a,
                             .rows = gemm->rows,
                             .depth = gemm->factor[factor].depth,
-                            .row_stride = a_row,
-                            .depth_stride = 1,
+                            .stride = a_row,
                             .parts = layer->tile_parts,
                             .to = to};
     layer->tiles->split_rows(&rows);

@@ -207,9 +207,8 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
             width = FL_BLOCK_VECTORS * layer->lanes;
     int64_t upper = layer->output * D,
             widest = layer->config.input_size > upper || L == 1 ? layer->config.input_size : upper;
-    int64_t columns = FL_T(input_depth)(layer, widest);
-    int64_t panels = FL_T(input_panels)(layer, widest);
     run->on_tiles = fl_call_format(layer, ragged->n) == FL_WEIGHTS_TILES;
+    int64_t columns = FL_T(input_places)(run, widest).depth;
     run->chunk = FL_GRADIENT_ROWS < ragged->rows ? FL_GRADIENT_ROWS : ragged->rows;
     run->dy_top = run->call->dy ? fl_arena_take(arena, ragged->rows * upper, sizeof(real)) : NULL;
     run->dx[0] =
@@ -290,16 +289,21 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     run->scratch = fl_arena_take(arena, run->n_threads, sizeof *run->scratch);
     for (int thread = 0; thread < run->n_threads; thread++) {
         FL_T(fl_gradient_scratch)
-        scratch = {.inputs =
-                       fl_arena_take(arena, run->chunk * panels * FL_INPUT_PANEL, sizeof(real)),
-                   .dgates = fl_arena_take(arena, run->chunk * width, sizeof(real))};
-        if (run->on_tiles) {
+        scratch = {.x = fl_arena_take(arena, run->chunk, sizeof(real *)),
+                   .recurred = fl_arena_take(arena, run->chunk, sizeof(real *)),
+                   .before = fl_arena_take(arena, run->chunk, sizeof(real *))};
+        if (!run->on_tiles) {
+            int64_t panels = FL_T(input_panels)(run, widest);
+            scratch.inputs =
+                fl_arena_take(arena, run->chunk * panels * FL_INPUT_PANEL, sizeof(real));
+            scratch.dgates = fl_arena_take(arena, run->chunk * width, sizeof(real));
+        } else {
             int64_t rows = FL_GRADIENT_ROWS > ragged->n ? FL_GRADIENT_ROWS : ragged->n;
             scratch.prepared.rows = fl_arena_take(
                 arena, rows + FL_TILE_PADDING,
                 sizeof(uint16_t) * (size_t)fl_tile_row_size(layer->gate_row, layer->tile_parts));
             scratch.split_inputs = fl_arena_take(
-                arena, FL_T(split_inputs_size)(layer, panels, run->chunk), sizeof(uint16_t));
+                arena, columns * fl_tile_row_size(run->chunk, layer->tile_parts), sizeof(uint16_t));
             scratch.split_dgates =
                 fl_arena_take(arena, fl_tiles_size(layer, 1, run->chunk, width), sizeof(uint16_t));
         }

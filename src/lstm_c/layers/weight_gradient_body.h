@@ -47,42 +47,56 @@ static void FL_T(put_in_panels)(const FL_T(fl_backward_run) * run, real *inputs,
     }
 }
 
-/* Rows [first, first + count) of [x, h_prev, recurring gates, 1] in packed order, as panels of
- * columns, (panels, chunk, FL_INPUT_PANEL). */
-static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int index, int p, int64_t first,
-                                int64_t count, real *inputs)
+/* Where rows [first, first + count) of x, of what recurred and of the states before lie, in packed
+ * order. */
+static void FL_T(find_inputs)(const FL_T(fl_backward_run) * run, int index, int p, int64_t first,
+                              int64_t count, const FL_T(fl_gradient_scratch) * scratch)
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
-    const fl_tape_layer *level = &run->tape->layers[index / layer->directions];
-    const real one = 1;
+    const real *x = run->tape->layers[index / layer->directions].x;
     int reverse = index % layer->directions;
-    int64_t input = layer->packed[index].input, hidden = layer->config.hidden_size, t = 0;
+    int64_t input = layer->packed[index].input, t = 0;
     while (ragged->offset[t + 1] <= first)
         t++;
-    int64_t depth = FL_T(input_depth)(layer, input);
     for (int64_t k = 0; k < count; k++) {
         int64_t row = first + k;
         if (row >= ragged->offset[t + 1])
             t++;
         fl_moment moment = fl_ragged_moment(ragged, reverse ? ragged->steps - 1 - t : t, reverse);
-        int64_t s = row - ragged->offset[t], column = input + layer->recurrent;
-        FL_T(put_in_panels)(run, inputs, k, 0, (const real *)level->x + row * input, input);
-        FL_T(put_in_panels)(run, inputs, k, input, FL_T(recurred)(run, index, p, &moment, s),
-                            layer->recurrent);
-        for (int gate = 1; gate <= layer->cell.gate_states; gate++, column += hidden)
-            FL_T(put_in_panels)(run, inputs, k, column,
-                                FL_T(states_before)(run, index, &moment, s) + gate * layer->plane,
-                                hidden);
-        FL_T(put_in_panels)(run, inputs, k, depth - 1, &one, 1);
+        int64_t s = row - ragged->offset[t];
+        scratch->x[k] = x + row * input;
+        scratch->recurred[k] = FL_T(recurred)(run, index, p, &moment, s);
+        scratch->before[k] = FL_T(states_before)(run, index, &moment, s);
+    }
+}
+
+/* `count` rows of [x, h_prev, recurring gates, 1] that have been found, as panels of columns,
+ * (panels, chunk, FL_INPUT_PANEL). */
+static void FL_T(gather_inputs)(const FL_T(fl_backward_run) * run, int64_t input, int64_t count,
+                                const FL_T(fl_gradient_scratch) * scratch)
+{
+    const fl_recurrent *layer = run->layer;
+    const real one = 1;
+    real *to = scratch->inputs;
+    FL_T(fl_input_places) places = FL_T(input_places)(run, input);
+    for (int64_t k = 0; k < count; k++) {
+        FL_T(put_in_panels)(run, to, k, 0, scratch->x[k], input);
+        FL_T(put_in_panels)(run, to, k, places.h, scratch->recurred[k], layer->recurrent);
+        for (int gate = 0; gate < layer->cell.gate_states; gate++)
+            FL_T(put_in_panels)(run, to, k, places.gates + gate * places.gate,
+                                scratch->before[k] + (1 + gate) * layer->plane,
+                                layer->config.hidden_size);
+        FL_T(put_in_panels)(run, to, k, places.one, &one, 1);
     }
 }
 
 /* Columns [column_first, column_end) of `count` rows of a packed gradient, blocks of `depth` rows,
- * -> rows of a weight matrix (gates*hidden, count); in squares that stay in cache. */
+ * -> rows of a weight matrix, `weight_row` values apart; in squares that stay in cache. */
 static void FL_T(unpack_rows)(const fl_recurrent *layer, const fl_part *part, const int *gate_of,
                               const real *gradient, int64_t depth, int64_t count,
-                              int64_t column_first, int64_t column_end, real *weight)
+                              int64_t column_first, int64_t column_end, real *weight,
+                              int64_t weight_row)
 {
     enum { SIDE = 64 };
     const int64_t width = FL_BLOCK_VECTORS * layer->lanes;
@@ -94,7 +108,7 @@ static void FL_T(unpack_rows)(const fl_recurrent *layer, const fl_part *part, co
                 int64_t row = fl_weight_row(layer, part, column, gate_of);
                 const real *from = gradient + column / width * width * depth + column % width;
                 for (int64_t k = top; row >= 0 && k < end; k++)
-                    weight[row * count + k] = from[k * width];
+                    weight[row * weight_row + k] = from[k * width];
             }
         }
 }
@@ -105,24 +119,25 @@ static void FL_T(unpack_gradient)(const FL_T(fl_backward_run) * run, int index, 
 {
     const fl_recurrent *layer = run->layer;
     int64_t width = FL_BLOCK_VECTORS * layer->lanes, input = layer->packed[index].input,
-            recurrent = layer->recurrent, gates = fl_recurring_gates(layer),
-            depth = FL_T(input_depth)(layer, input);
+            recurrent = layer->recurrent, hidden = layer->config.hidden_size,
+            gates = fl_recurring_gates(layer);
+    FL_T(fl_input_places) at = FL_T(input_places)(run, input);
     FL_T(fl_arrays) to = FL_T(arrays_of)(layer, index, run->call->gradients);
-    const real *of_h = gradient + input * width, *of_gates = of_h + recurrent * width,
-               *bias = of_gates + gates * width;
-    FL_T(unpack_rows)(layer, part, part->cell.x_gate, gradient, depth, input, column_first,
-                      column_end, to.weight_ih);
-    FL_T(unpack_rows)(layer, part, part->cell.h_gate, of_h, depth, recurrent, column_first,
-                      column_end, to.weight_hh);
-    if (gates)
-        FL_T(unpack_rows)(layer, part, part->cell.g_gate, of_gates, depth, gates, column_first,
-                          column_end, to.weight_gg);
+    const real *bias = gradient + at.one * width;
+    FL_T(unpack_rows)(layer, part, part->cell.x_gate, gradient, at.depth, input, column_first,
+                      column_end, to.weight_ih, input);
+    FL_T(unpack_rows)(layer, part, part->cell.h_gate, gradient + at.h * width, at.depth, recurrent,
+                      column_first, column_end, to.weight_hh, recurrent);
+    for (int gate = 0; gate < layer->cell.gate_states; gate++)
+        FL_T(unpack_rows)(layer, part, part->cell.g_gate,
+                          gradient + (at.gates + gate * at.gate) * width, at.depth, hidden,
+                          column_first, column_end, to.weight_gg + gate * hidden, gates);
     if (!to.bias_ih)
         return;
-    FL_T(unpack_rows)(layer, part, part->cell.x_gate, bias, depth, 1, column_first, column_end,
-                      to.bias_ih);
-    FL_T(unpack_rows)(layer, part, part->cell.h_gate, bias, depth, 1, column_first, column_end,
-                      to.bias_hh);
+    FL_T(unpack_rows)(layer, part, part->cell.x_gate, bias, at.depth, 1, column_first, column_end,
+                      to.bias_ih, 1);
+    FL_T(unpack_rows)(layer, part, part->cell.h_gate, bias, at.depth, 1, column_first, column_end,
+                      to.bias_hh, 1);
 }
 
 /* Gradients of the peepholes of panels [first, end): sums over all real steps of the slot's
@@ -177,26 +192,26 @@ static int FL_T(sections_of)(const FL_T(fl_backward_run) * run, int index, const
 {
     const fl_recurrent *layer = run->layer;
     const fl_tape_direction *tape = &run->tape->directions[index];
-    int64_t input = layer->packed[index].input, depth = FL_T(input_depth)(layer, input),
-            gates = input + layer->recurrent;
+    int64_t input = layer->packed[index].input;
+    const FL_T(fl_input_places) at = FL_T(input_places)(run, input);
     const fl_slots all = {0, FL_BLOCK_VECTORS};
     int count = 0;
-    sections[0] = (FL_T(fl_section)){0, depth, tape->gates, all};
+    sections[0] = (FL_T(fl_section)){0, at.depth, tape->gates, all};
     if (!layer->config.layer_norm && fl_slot_depth(layer, part, part->of_x) < part->gate_columns &&
         !run->on_tiles) {
-        sections[count++] = (FL_T(fl_section)){0, input, tape->gates, part->of_x};
-        sections[count++] = (FL_T(fl_section)){input, gates, tape->gates, part->of_h};
-        sections[count++] = (FL_T(fl_section)){gates, depth, tape->gates, all};
+        sections[count++] = (FL_T(fl_section)){0, at.h, tape->gates, part->of_x};
+        sections[count++] = (FL_T(fl_section)){at.h, at.gates, tape->gates, part->of_h};
+        sections[count++] = (FL_T(fl_section)){at.gates, at.depth, tape->gates, all};
         return count;
     }
     if (!layer->config.layer_norm)
         return 1;
     if (part->sees_x)
-        sections[count++] = (FL_T(fl_section)){0, input, tape->normed.x, all};
-    sections[count++] = (FL_T(fl_section)){input, gates, tape->normed.h, all};
+        sections[count++] = (FL_T(fl_section)){0, at.h, tape->normed.x, all};
+    sections[count++] = (FL_T(fl_section)){at.h, at.gates, tape->normed.h, all};
     if (part->cell.gate_states)
-        sections[count++] = (FL_T(fl_section)){gates, depth - 1, tape->normed.g, all};
-    sections[count++] = (FL_T(fl_section)){depth - 1, depth, tape->gates, all};
+        sections[count++] = (FL_T(fl_section)){at.gates, at.one, tape->normed.g, all};
+    sections[count++] = (FL_T(fl_section)){at.one, at.depth, tape->gates, all};
     return count;
 }
 
@@ -230,34 +245,35 @@ static void FL_T(add_section)(const FL_T(fl_backward_run) * run, int thread,
     }
 }
 
-static int64_t FL_T(input_panels)(const fl_recurrent *layer, int64_t input)
+/* `columns` columns of the rows that the thread has found, from `first` on, for tiles: from place
+ * `place` of the inputs on. */
+static void FL_T(split_input)(const FL_T(fl_backward_run) * run, int thread,
+                              const real *const *rows, int64_t first, int64_t columns,
+                              int64_t count, int64_t place)
 {
-    return (FL_T(input_depth)(layer, input) + FL_INPUT_PANEL - 1) / FL_INPUT_PANEL;
+    const fl_recurrent *layer = run->layer;
+    fl_tile_operand input = {.lines = (const void *)rows,
+                             .first = first,
+                             .rows = columns,
+                             .depth = count,
+                             .parts = layer->tile_parts,
+                             .to = run->scratch[thread].split_inputs +
+                                   place * fl_tile_row_size(count, layer->tile_parts)};
+    layer->tiles->split_columns(&input);
 }
 
-/* Values of 16 bits of the inputs of `count` rows, split: panels are whole tiles. */
-static int64_t FL_T(split_inputs_size)(const fl_recurrent *layer, int64_t panels, int64_t count)
-{
-    return panels * FL_INPUT_PANEL * fl_tile_row_size(count, layer->tile_parts);
-}
-
-/* The inputs that the thread has gathered, for tiles. */
-static void FL_T(split_inputs)(const FL_T(fl_backward_run) * run, int index, int thread,
+/* As gather_inputs, for tiles, without the ones. */
+static void FL_T(split_inputs)(const FL_T(fl_backward_run) * run, int64_t input, int thread,
                                int64_t count)
 {
     const fl_recurrent *layer = run->layer;
-    FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
-    for (int64_t k = 0; k < FL_T(input_panels)(layer, layer->packed[index].input); k++) {
-        fl_tile_operand panel = {
-            .values = (const void *)(scratch->inputs + k * FL_INPUT_PANEL * run->chunk),
-            .rows = FL_INPUT_PANEL,
-            .depth = count,
-            .row_stride = 1,
-            .depth_stride = FL_INPUT_PANEL,
-            .parts = layer->tile_parts,
-            .to = scratch->split_inputs + FL_T(split_inputs_size)(layer, k, count)};
-        layer->tiles->split_columns(&panel);
-    }
+    const FL_T(fl_gradient_scratch) *found = &run->scratch[thread];
+    FL_T(fl_input_places) at = FL_T(input_places)(run, input);
+    FL_T(split_input)(run, thread, found->x, 0, input, count, 0);
+    FL_T(split_input)(run, thread, found->recurred, 0, layer->recurrent, count, at.h);
+    for (int gate = 0; gate < layer->cell.gate_states; gate++)
+        FL_T(split_input)(run, thread, found->before, (1 + gate) * layer->plane,
+                          layer->config.hidden_size, count, at.gates + gate * at.gate);
 }
 
 /* As add_section, for a section that is all of the inputs: the gate gradients of a block from
@@ -268,18 +284,20 @@ static void FL_T(add_on_tiles)(const FL_T(fl_backward_run) * run, int index, int
 {
     const fl_recurrent *layer = run->layer;
     FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
-    int64_t width = FL_BLOCK_VECTORS * layer->lanes, input = layer->packed[index].input,
-            used = columns < width ? columns : width;
+    FL_T(fl_input_places) at = FL_T(input_places)(run, layer->packed[index].input);
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, used = columns < width ? columns : width;
+    real *of_ones = gradient + at.one * width;
+    for (int64_t j = 0; !adds && j < width; j++)
+        of_ones[j] = 0;
     fl_tile_operand block = {.values = (const void *)dgates,
                              .rows = used,
                              .depth = count,
-                             .row_stride = 1,
-                             .depth_stride = layer->gate_row,
+                             .stride = layer->gate_row,
                              .parts = layer->tile_parts,
-                             .to = scratch->split_dgates};
+                             .to = scratch->split_dgates,
+                             .sums = (void *)of_ones};
     layer->tiles->split_block(&block);
-    fl_tile_gemm gemm = {.rows = FL_T(input_panels)(layer, input) * FL_INPUT_PANEL,
-                         .rows_written = FL_T(input_depth)(layer, input),
+    fl_tile_gemm gemm = {.rows = at.one,
                          .block_end = 1,
                          .factor = {{scratch->split_inputs, scratch->split_dgates, count, 0, used}},
                          .width = used,
@@ -301,21 +319,23 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
     const fl_part *part = &layer->part[p];
     int64_t width = FL_BLOCK_VECTORS * layer->lanes,
             blocks = FL_T(unit_blocks)(part->gate_columns, layer->lanes), first, end;
-    int64_t depth = FL_T(input_depth)(layer, layer->packed[index].input),
+    int64_t input = layer->packed[index].input, depth = FL_T(input_places)(run, input).depth,
             total = run->tape->ragged.rows;
     real *gradient =
         run->weight_gradient +
         depth * (index % layer->directions * FL_T(gradient_columns)(layer, layer->n_parts) +
                  FL_T(gradient_columns)(layer, p));
-    real *inputs = run->scratch[thread].inputs, *dgates = run->scratch[thread].dgates;
+    const FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
     FL_T(fl_section) sections[4];
     int n_sections = FL_T(sections_of)(run, index, part, sections);
     fl_split(blocks, thread, n_threads, &first, &end);
     for (int64_t row = 0; row < total && first < end; row += run->chunk) {
         int64_t count = total - row < run->chunk ? total - row : run->chunk;
-        FL_T(gather_inputs)(run, index, p, row, count, inputs);
+        FL_T(find_inputs)(run, index, p, row, count, scratch);
         if (run->on_tiles)
-            FL_T(split_inputs)(run, index, thread, count);
+            FL_T(split_inputs)(run, input, thread, count);
+        else
+            FL_T(gather_inputs)(run, input, count, scratch);
         for (int64_t k = first * n_sections; k < end * n_sections; k++) {
             const FL_T(fl_section) *section = &sections[k % n_sections];
             int64_t block = k / n_sections;
@@ -330,7 +350,7 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
             }
             int copied = k % n_sections && section->dgates == section[-1].dgates;
             for (int64_t i = 0; !copied && i < count; i++)
-                FL_T(copy_row)(dgates + i * width, from + i * layer->gate_row, used);
+                FL_T(copy_row)(scratch->dgates + i * width, from + i * layer->gate_row, used);
             FL_T(add_section)(run, thread, section, count, row > 0, to, columns);
         }
     }
