@@ -15,6 +15,7 @@ Examples
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import gc
 import importlib.metadata
@@ -26,7 +27,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,32 +116,33 @@ class Neighbours:
     _SLOWER = 1.35
 
     def __init__(self, patience: float) -> None:
-        self._patience = patience
+        self.patience = patience
         self._best: dict[int, float] = {}
 
-    def quiet(self) -> bool:
-        """Whether no processor is slower than at its best."""
-        usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-        calm = True
+    def quiet(self, processors: Collection[int] | None = None) -> list[int]:
+        """Those of the processors (by default of all usable ones) that are not slower than at their best."""
+        usable = os.sched_getaffinity(0)
+        quiet = []
         try:
-            for processor in sorted(usable)[:4]:
+            for processor in sorted(usable if processors is None else processors)[:4]:
                 os.sched_setaffinity(0, {processor})
                 seconds = self._loop_seconds()
                 best = self._best[processor] = min(seconds, self._best.get(processor, seconds))
-                calm &= seconds <= self._SLOWER * best
+                if seconds <= self._SLOWER * best:
+                    quiet.append(processor)
         finally:
-            if usable:
-                os.sched_setaffinity(0, usable)
-        return calm
+            os.sched_setaffinity(0, usable)
+        return quiet
 
-    def wait(self) -> bool:
-        """Waits until it is quiet; whether it is."""
+    def wait(self, threads: int) -> list[int]:
+        """Waits until a processor is quiet, or all for more than one thread; those, or none if they do not get so."""
         start = time.perf_counter()
-        calm = self.quiet()
-        while not calm and time.perf_counter() - start < min(1.0, self._patience):
-            calm = self.quiet()
-        self._patience -= time.perf_counter() - start
-        return calm
+        wanted = 1 if threads == 1 else min(4, len(os.sched_getaffinity(0)))
+        quiet = self.quiet()
+        while len(quiet) < wanted and time.perf_counter() - start < min(1.0, self.patience):
+            quiet = self.quiet()
+        self.patience -= time.perf_counter() - start
+        return quiet[:wanted] if len(quiet) >= wanted else []
 
     @staticmethod
     def _loop_seconds() -> float:
@@ -151,6 +153,22 @@ class Neighbours:
                 pass
             seconds.append(time.perf_counter() - start)
         return statistics.median(seconds[10:])
+
+
+@contextlib.contextmanager
+def _pinned(processors: Collection[int]) -> Iterator[None]:
+    """All threads of the process on those processors, as ``taskset`` does it; nothing for an empty collection."""
+    before: dict[int, set[int]] = {}
+    try:
+        for task in os.listdir("/proc/self/task") if processors else ():
+            with contextlib.suppress(OSError):  # a thread that has ended
+                before[int(task)] = os.sched_getaffinity(int(task))
+                os.sched_setaffinity(int(task), processors)
+        yield
+    finally:
+        for thread, usable in before.items():
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(thread, usable)
 
 
 # Long enough that the spinning worker threads of whoever ran before have gone to sleep.
@@ -197,8 +215,9 @@ def time_interleaved(
     block_seconds : float
         A contender is called in a row for about this long per round.
     patience : float
-        Seconds to spend in all on waiting for moments in which nobody else uses the processors; a repetition with
-        somebody there before or after it is left out if enough others remain (:class:`Neighbours`). 0: not looked at.
+        Seconds to spend in all on waiting for moments in which nobody else uses the processors, and on repetitions
+        that somebody disturbed nevertheless, which are left out if enough others remain (:class:`Neighbours`). One
+        thread runs on one processor that is quiet. 0: not looked at.
 
     Returns
     -------
@@ -207,22 +226,35 @@ def time_interleaved(
     """
     samples: list[list[float]] = [[] for _ in contenders]
     calm: list[list[bool]] = [[] for _ in contenders]
-    neighbours = Neighbours(patience) if patience else None
+    neighbours = Neighbours(patience) if patience and hasattr(os, "sched_setaffinity") else None
     loops = [_loops_for(contender, block_seconds) for contender in contenders]
     spent = [0.0] * len(contenders)
+
+    def wants_more(k: int) -> bool:
+        kept = sum(calm[k]) if neighbours and neighbours.patience > 0 else len(samples[k])
+        return kept < repetitions and (kept < 3 or spent[k] <= max_seconds)
+
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        for repetition in range(repetitions):
-            for k in _rotated(len(contenders), repetition):
-                if len(samples[k]) >= 3 and spent[k] > max_seconds:
-                    continue
-                before = neighbours.wait() if neighbours else True
-                seconds = _timed_block(contenders[k], loops[k], warm=loops[k] > 1)
+        for turn in itertools.count():
+            if not any(wants_more(k) for k in range(len(contenders))):
+                break
+            for k in filter(wants_more, _rotated(len(contenders), turn)):
+                threads = contenders[k].threads
+                processors = neighbours.wait(threads) if neighbours else []
+                with _pinned(processors if threads == 1 else ()):
+                    seconds = _timed_block(contenders[k], loops[k], warm=loops[k] > 1)
+                undisturbed = neighbours is None or (
+                    bool(processors) and neighbours.quiet(processors) == processors
+                )
                 samples[k].append(seconds)
-                calm[k].append(before and (neighbours is None or neighbours.quiet()))
-                spent[k] += seconds * loops[k] * contenders[k].units
+                calm[k].append(undisturbed)
+                if neighbours and neighbours.patience > 0 and not undisturbed:
+                    neighbours.patience -= seconds * loops[k] * contenders[k].units
+                else:
+                    spent[k] += seconds * loops[k] * contenders[k].units
             gc.collect(1)  # a full collection would cost more than a block
     finally:
         if collecting:

@@ -151,27 +151,55 @@ def test_repetitions_beside_a_neighbour_are_left_out_if_enough_remain():
     assert (timing.median, timing.repetitions, timing.left_out) == (1.2, 5, 0)
 
 
-def test_neighbours_are_found_by_the_slower_loop(monkeypatch: pytest.MonkeyPatch):
-    usable = os.sched_getaffinity(0)
-    each = min(len(usable), 4)
-    speeds = iter([1.0] * each + [2.0] * each + [1.2] * each)
+def processors_of_speeds(monkeypatch: pytest.MonkeyPatch, *rounds: tuple[float, ...]) -> set[int]:
+    """As many processors as a round has speeds, and those speeds one after another, the last one for ever."""
+    speeds = itertools.chain(*rounds, itertools.cycle(rounds[-1]))
+    usable = set(range(len(rounds[0])))
     monkeypatch.setattr(benchmark.Neighbours, "_loop_seconds", staticmethod(lambda: next(speeds)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: usable)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, __: None)
+    return usable
+
+
+def test_neighbours_are_found_by_the_slower_loop(monkeypatch: pytest.MonkeyPatch):
+    processors_of_speeds(monkeypatch, (1.0, 1.0), (2.0, 1.0), (1.2, 2.0), (1.3, 1.0), (2.0, 2.0), (1.0, 2.0))
     neighbours = benchmark.Neighbours(patience=60)
-    assert neighbours.wait()
-    assert not neighbours.quiet()
-    assert neighbours.quiet()
+    assert neighbours.quiet() == [0, 1]
+    assert neighbours.wait(1) == [1]
+    assert neighbours.wait(2) == [0, 1]  # in the second round
+    assert neighbours.wait(1) == [0]  # likewise
+
+
+def test_the_processors_stay_as_they_were():
+    usable = os.sched_getaffinity(0)
+    benchmark.Neighbours(patience=0.1).wait(1)
+    assert os.sched_getaffinity(0) == usable
+    with benchmark._pinned([min(usable)]):
+        assert os.sched_getaffinity(0) == {min(usable)}
     assert os.sched_getaffinity(0) == usable
 
 
 def test_waiting_for_quiet_ends(monkeypatch: pytest.MonkeyPatch):
-    speeds = itertools.chain([1.0], itertools.repeat(9.0))
-    monkeypatch.setattr(benchmark.Neighbours, "_loop_seconds", staticmethod(lambda: next(speeds)))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    monkeypatch.setattr(os, "sched_setaffinity", lambda _, __: None)
+    processors_of_speeds(monkeypatch, (1.0, 1.0), (9.0, 1.0))
     neighbours = benchmark.Neighbours(patience=0.01)
-    assert neighbours.quiet()
-    assert not neighbours.wait()
-    assert not neighbours.wait()
+    assert neighbours.quiet() == [0, 1]
+    assert not neighbours.wait(2)
+    assert not neighbours.wait(2)
+
+
+def test_disturbed_repetitions_are_repeated_and_left_out(monkeypatch: pytest.MonkeyPatch):
+    # every other look finds somebody: before a repetition nobody, after each second one somebody
+    processors_of_speeds(monkeypatch, (1.0,), (1.0,), (1.0,), (2.0,), (1.0,), (1.0,), (1.0,), (2.0,), (1.0,))
+    contender = Contender("a", 1, lambda: None)
+    (timing,) = benchmark.time_interleaved([contender], repetitions=5, block_seconds=1e-4, patience=60.0)
+    assert (timing.repetitions, timing.left_out) == (5, 2)
+
+
+def test_a_noisy_machine_is_measured_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    processors_of_speeds(monkeypatch, (1.0,), (9.0,))
+    contender = Contender("a", 1, lambda: None)
+    (timing,) = benchmark.time_interleaved([contender], repetitions=5, block_seconds=1e-4, patience=0.05)
+    assert (timing.repetitions, timing.left_out) == (5, 0)
 
 
 @pytest.mark.parametrize("case", TINY, ids=ids)
