@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cpu.h"
 #include "kernels/tile_gemm.h"
 #include "support.h"
 
@@ -26,7 +27,7 @@ typedef struct shape {
     int vectors;
 } shape;
 static const shape shapes[] = {{1, 1, 1, 4},  {1, 2, 2, 3},  {1, 33, 5, 4}, {1, 64, 3, 3},
-                               {2, 17, 3, 4}, {3, 40, 2, 3}, {7, 31, 3, 4}};
+                               {2, 17, 3, 4}, {3, 40, 2, 3}, {7, 31, 3, 4}, {1, 600, 2, 4}};
 enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
 
 /* bfloat16 weights multiply as plain ones of the same values do, bit for bit. */
@@ -87,34 +88,55 @@ static void test_bfloat16(const fl_isa *isa, const shape *of)
         guarded_free(arrays[i]);
 }
 
+/* Value k of a row in the integers of `kernels`. */
+static int integer_at(const fl_int8_kernels *kernels, const uint8_t *row, int64_t depth, int64_t k)
+{
+    if (kernels->depths == 4) /* two digits */
+        return 256 * row[k] + row[(depth + 3) / 4 * 4 + k] - 32768;
+    int16_t value;
+    memcpy(&value, row + k * (int64_t)sizeof value, sizeof value);
+    return value;
+}
+
 /* Integers: the sum is exact, at the largest magnitudes too, and only its scaling rounds. */
-static void test_int8(const fl_isa *isa, const shape *of, int extreme)
+static void test_int8(const fl_int8_kernels *kernels, int64_t lanes, const shape *of, int extreme)
 {
     generator from = {12};
-    int64_t columns = of->blocks * of->vectors * isa->f32.lanes, pairs = (of->depth + 1) / 2,
-            width = of->vectors * isa->f32.lanes, row_size = 2 * pairs + 2;
-    int16_t limit =
-        (int16_t)(INT32_MAX / (127 * of->depth) < INT16_MAX ? INT32_MAX / (127 * of->depth)
-                                                            : INT16_MAX);
-    int16_t *a = guarded_new((size_t)(of->rows * row_size) * sizeof *a);
-    int8_t *b = guarded_new((size_t)(2 * pairs * columns));
-    float *row_scale = floats_new(of->rows), *column_scale = floats_new(columns),
-          *c = floats_new(of->rows * columns);
-    memset(a, 0, (size_t)(of->rows * row_size) * sizeof *a);
-    memset(b, 0, (size_t)(2 * pairs * columns));
+    int64_t width = of->vectors * lanes, columns = of->blocks * width, depths = kernels->depths,
+            groups = kernels->head + (of->depth + depths - 1) / depths,
+            row_size = fl_int8_row(of->depth);
+    int limit = INT32_MAX / (127 * of->depth) < INT16_MAX ? (int)(INT32_MAX / (127 * of->depth))
+                                                          : INT16_MAX;
+    uint8_t *a = guarded_new((size_t)(of->rows * row_size));
+    int8_t *b = guarded_new((size_t)(groups * depths * columns)),
+           *weight = guarded_new((size_t)(of->depth * columns));
+    float *value = floats_new(of->rows * of->depth), *row_scale = floats_new(of->rows),
+          *column_scale = floats_new(columns), *c = floats_new(of->rows * columns);
+    memset(b, 0, (size_t)(groups * depths * columns));
     for (int64_t row = 0; row < of->rows; row++) {
+        for (int64_t k = 0; k < of->depth; k++) /* the largest is `limit`: none is rounded */
+            value[row * of->depth + k] =
+                k == 0 || extreme ? (float)limit
+                                  : (float)((int)random_below(&from, 2 * limit + 1) - limit);
+        float scale =
+            kernels->quantize(value + row * of->depth, of->depth, (float)limit, a + row * row_size);
+        CHECK_EQUAL(scale, 1);
         row_scale[row] = random_float(&from, 1);
-        for (int64_t k = 0; k < of->depth; k++)
-            a[row * row_size + k] =
-                extreme ? limit : (int16_t)(random_below(&from, 2 * limit + 1) - limit);
     }
-    for (int64_t block = 0; block < of->blocks; block++)
-        for (int64_t j = 0; j < width; j++) {
-            column_scale[block * width + j] = random_float(&from, 1);
-            for (int64_t k = 0; k < of->depth; k++)
-                b[((block * pairs + k / 2) * width + j) * 2 + k % 2] =
-                    extreme ? -127 : (int8_t)(random_below(&from, 255) - 127);
+    for (int64_t column = 0; column < columns; column++) {
+        int32_t sum = 0;
+        int8_t *to = b + (column / width * groups * width + column % width) * depths;
+        column_scale[column] = random_float(&from, 1);
+        for (int64_t k = 0; k < of->depth; k++) {
+            int8_t drawn = extreme ? -127 : (int8_t)(random_below(&from, 255) - 127);
+            to[(kernels->head + k / depths) * width * depths + k % depths] = drawn;
+            weight[column * of->depth + k] = drawn;
+            sum += drawn;
         }
+        uint32_t head = (uint32_t)sum * (uint32_t)-32768;
+        if (kernels->head)
+            memcpy(to, &head, sizeof head);
+    }
     for (int64_t i = 0; i < of->rows * columns; i++)
         c[i] = 0.5f;
     fl_reduced_gemm gemm = {.rows = of->rows,
@@ -130,48 +152,57 @@ static void test_int8(const fl_isa *isa, const shape *of, int extreme)
                             .init_row = columns,
                             .c = c,
                             .c_row = columns};
-    isa->reduced.gemm_int8(&gemm);
+    kernels->gemm(&gemm);
     for (int64_t i = 0; i < of->rows * columns; i++) {
         int64_t row = i / columns, column = i % columns, sum = 0;
         for (int64_t k = 0; k < of->depth; k++)
-            sum += (int64_t)a[row * row_size + k] *
-                   b[((column / width * pairs + k / 2) * width + column % width) * 2 + k % 2];
+            sum += (int64_t)value[row * of->depth + k] * weight[column * of->depth + k];
         double product = (double)row_scale[row] * (double)column_scale[column] * (double)sum;
         CHECK_AT_MOST(fabs((double)c[i] - 0.5 - product), 3e-7 * (0.5 + fabs(product)));
     }
     guarded_check();
-    void *arrays[] = {a, b, row_scale, column_scale, c};
-    for (int i = 0; i < 5; i++)
+    void *arrays[] = {a, b, weight, value, row_scale, column_scale, c};
+    for (int i = 0; i < 7; i++)
         guarded_free(arrays[i]);
 }
 
-static void test_quantize(const fl_isa *isa)
+static void test_quantize(const fl_int8_kernels *kernels)
 {
     generator from = {13};
     for (int64_t depth = 1; depth < 40; depth++) {
         float *row = floats_new(depth);
-        int64_t padded = depth / 2 * 2 + 2;
-        int16_t *to = guarded_new((size_t)padded * sizeof *to);
+        uint8_t *to = guarded_new((size_t)fl_int8_row(depth));
         for (int64_t k = 0; k < depth; k++)
             row[k] = random_float(&from, 3);
-        float scale = isa->reduced.quantize(row, depth, 1000, to);
+        float scale = kernels->quantize(row, depth, 1000, to);
         int largest = 0;
         for (int64_t k = 0; k < depth; k++) {
-            CHECK_AT_MOST(fabs((double)row[k] - (double)scale * to[k]), 0.501 * (double)scale);
-            largest = abs(to[k]) > largest ? abs(to[k]) : largest;
+            int value = integer_at(kernels, to, depth, k);
+            CHECK_AT_MOST(fabs((double)row[k] - (double)scale * value), 0.501 * (double)scale);
+            largest = abs(value) > largest ? abs(value) : largest;
         }
         CHECK_EQUAL(largest, 1000);
-        CHECK_EQUAL(to[depth], 0);
         row[depth / 2] = (float)NAN;
-        CHECK(isnan(isa->reduced.quantize(row, depth, 1000, to)));
+        CHECK(isnan(kernels->quantize(row, depth, 1000, to)));
         row[depth / 2] = -(float)INFINITY;
-        CHECK(isnan(isa->reduced.quantize(row, depth, 1000, to)));
+        CHECK(isnan(kernels->quantize(row, depth, 1000, to)));
         memset(row, 0, (size_t)depth * sizeof *row);
-        CHECK(isa->reduced.quantize(row, depth, 1000, to) == 0);
-        CHECK_EQUAL(to[0], 0);
+        CHECK(kernels->quantize(row, depth, 1000, to) == 0);
+        CHECK_EQUAL(integer_at(kernels, to, depth, 0), 0);
+        guarded_check();
         guarded_free(row);
         guarded_free(to);
     }
+}
+
+static void test_int8_kernels(const fl_int8_kernels *kernels, int64_t lanes)
+{
+    for (int i = 0; i < N_SHAPES; i++) {
+        check_context("int8, %d depths together, shape %d", kernels->depths, i);
+        test_int8(kernels, lanes, &shapes[i], 0);
+        test_int8(kernels, lanes, &shapes[i], 1);
+    }
+    test_quantize(kernels);
 }
 
 /* ---- tiles ---- */
@@ -475,11 +506,11 @@ int main(void)
         for (int i = 0; i < N_SHAPES; i++) {
             check_context("%s, shape %d", isa->name, i);
             test_bfloat16(isa, &shapes[i]);
-            test_int8(isa, &shapes[i], 0);
-            test_int8(isa, &shapes[i], 1);
         }
-        test_quantize(isa);
+        test_int8_kernels(&isa->reduced.int8, isa->f32.lanes);
     }
+    if (fl_int8_vnni.gemm && fl_cpu_has_vnni())
+        test_int8_kernels(&fl_int8_vnni, 16);
     test_parts();
     test_tiles();
     test_tile_limits();

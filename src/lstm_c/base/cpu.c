@@ -54,6 +54,13 @@ int fl_cpu_has_avx512(void)
     return has_all(ebx, (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31));
 }
 
+int fl_cpu_has_vnni(void)
+{
+    unsigned eax, ebx, ecx, edx;
+    return fl_cpu_has_avx512() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
+           (ecx & (1u << 11));
+}
+
 int fl_cpu_has_amx(void)
 {
     unsigned eax, ebx, ecx, edx;
@@ -68,6 +75,10 @@ int fl_cpu_has_avx2(void)
     return 0;
 }
 int fl_cpu_has_avx512(void)
+{
+    return 0;
+}
+int fl_cpu_has_vnni(void)
 {
     return 0;
 }

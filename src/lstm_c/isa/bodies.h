@@ -7,7 +7,8 @@
 #define FL_SUFFIX f32
 #define FL_DOUBLE 0
 #include "isa/bodies_dtype.h"
-#include "kernels/reduced_gemm.h"
+#include "kernels/bfloat16_gemm.h"
+#include "kernels/int8_gemm.h"
 enum { FL_LANES_f32 = FL_LANES };
 #undef FL_SUFFIX
 #undef FL_DOUBLE
@@ -21,7 +22,10 @@ enum { FL_LANES_f64 = FL_LANES };
 #define FL_TABLES                                                                                  \
     FL_TABLE(f32), FL_TABLE(f64),                                                                  \
     {                                                                                              \
-        gemm_bfloat16, gemm_int8, quantize                                                         \
+        gemm_bfloat16,                                                                             \
+        {                                                                                          \
+            INT8_DEPTHS, INT8_HEAD, gemm_int8, quantize                                            \
+        }                                                                                          \
     }
 #define FL_TABLE(dtype)                                                                            \
     {                                                                                              \

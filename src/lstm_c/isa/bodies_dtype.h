@@ -2,6 +2,8 @@
  * templates and include nothing. */
 #include "simd/vec.h"
 
+#include "kernels/tile_walk.h"
+
 #include "kernels/activations.h"
 #include "kernels/ctc.h"
 #include "kernels/gemm.h"

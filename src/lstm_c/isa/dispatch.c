@@ -119,6 +119,16 @@ const fl_tile_kernels *fl_tiles_current(void)
     return chosen ? chosen->tiles : NULL;
 }
 
+const fl_int8_kernels *fl_int8_current(void)
+{
+    pthread_once(&chosen_once, choose);
+    if (!chosen)
+        return NULL;
+    return chosen->table == &fl_isa_avx512 && fl_int8_vnni.gemm && fl_cpu_has_vnni()
+               ? &fl_int8_vnni
+               : &chosen->table->reduced.int8;
+}
+
 fl_status fl_isa_name(const char **name)
 {
     if (!name)

@@ -8,8 +8,8 @@
 #include "base/compiler.h"
 
 /* Weights in fewer bytes than a float, for products that wait for their weights. Panels as above,
- * but two depths at once: a 32-bit lane of bfloat16 holds depths k and k + 1 of its column, the
- * even one low; of int8, 16 bits do. An odd depth ends with a zero. */
+ * but some depths at once: a 32-bit lane of bfloat16 holds depths k and k + 1 of its column, the
+ * even one low; of int8, fl_int8_kernels says how many. Zeros follow the last depth. */
 typedef enum fl_weight_format {
     FL_WEIGHTS_PLAIN = 0,
     FL_WEIGHTS_BFLOAT16 = 1, /* products and sums as with plain weights of the same values */
@@ -24,8 +24,8 @@ typedef struct fl_reduced_gemm {
     int vectors;        /* of a block: 3 or 4 */
     const float *a;     /* bfloat16 weights: (rows, depth) */
     int64_t a_row;
-    const int16_t *quantized; /* int8 weights: (rows, depth rounded up to even) and a scale a row */
-    int64_t quantized_row;
+    const void *quantized; /* int8 weights: the rows in integers, and a scale each */
+    int64_t quantized_row; /* bytes, fl_int8_row() or more */
     const float *row_scale, *column_scale;
     const void *b;
     const float *init;
@@ -34,12 +34,22 @@ typedef struct fl_reduced_gemm {
     int64_t c_row;
 } fl_reduced_gemm;
 
+typedef struct fl_int8_kernels {
+    int depths; /* of a column that lie together: 2 or 4 */
+    int head; /* 1: a group of them lies before the first, -32768 times the column's sum (int32) */
+    void (*gemm)(const fl_reduced_gemm *);
+    /* row = scale * integers, none larger than `limit`, of `depth` values; `to` takes
+     * fl_int8_row() bytes. Returns scale: NaN where a value is not finite. */
+    float (*quantize)(const float *row, int64_t depth, float limit, void *to);
+} fl_int8_kernels;
+FL_INLINE int64_t fl_int8_row(int64_t depth)
+{
+    return 2 * (depth / 4 * 4 + 4);
+}
+
 typedef struct fl_reduced_kernels {
     void (*gemm_bfloat16)(const fl_reduced_gemm *);
-    void (*gemm_int8)(const fl_reduced_gemm *);
-    /* row = scale * to, |to| <= limit, of `depth` values; `to` is padded with a zero to an even
-     * depth. Returns scale: NaN where a value is not finite. */
-    float (*quantize)(const float *row, int64_t depth, float limit, int16_t *to);
+    fl_int8_kernels int8;
 } fl_reduced_kernels;
 
 /* Products on bfloat16 tiles; see kernels/tile_gemm.h. Operands are split once, into `parts` (1 to

@@ -89,6 +89,7 @@ void fl_choose_formats(fl_recurrent *layer)
         config->layer_norm) /* its products are passes of their own */
         return;
     layer->format = format_of_few(layer);
+    layer->int8 = fl_int8_current();
     int parts = config->precision == FL_PRECISION_BFLOAT16 ? 1
                 : config->precision == FL_PRECISION_HIGH   ? 2
                                                            : 3;
@@ -132,10 +133,20 @@ int fl_projects_on_tiles(const fl_recurrent *layer, const fl_ragged *ragged, int
 
 /* ---- packing ---- */
 
-/* Bytes of `depth` weights of a column. */
-static size_t column_bytes(const fl_recurrent *layer, int64_t depth)
+/* How `depth` weights of a column lie in the layer's format: in groups that follow a head. */
+typedef struct reduced_column {
+    int64_t head, groups, depths; /* groups of the head, all groups, depths of a group */
+    size_t bytes;                 /* of all groups */
+} reduced_column;
+
+static reduced_column column_of(const fl_recurrent *layer, int64_t depth)
 {
-    return (size_t)(depth + 1) / 2 * (layer->format == FL_WEIGHTS_INT8 ? 2 : 4);
+    int of_int8 = layer->format == FL_WEIGHTS_INT8;
+    reduced_column column = {.head = of_int8 ? layer->int8->head : 0,
+                             .depths = of_int8 ? layer->int8->depths : 2};
+    column.groups = column.head + (depth + column.depths - 1) / column.depths;
+    column.bytes = (size_t)(column.groups * column.depths) * (of_int8 ? 1 : sizeof(uint16_t));
+    return column;
 }
 
 int64_t fl_tiles_size(const fl_recurrent *layer, int64_t blocks, int64_t depth, int64_t width)
@@ -150,8 +161,8 @@ void fl_formats_layout(const fl_recurrent *layer, fl_packed *packed, fl_arena *a
         const fl_part *part = &layer->part[p];
         int64_t columns = layer->format ? part->gate_stride : 0,
                 scales = layer->format == FL_WEIGHTS_INT8 ? columns : 0;
-        to->reduced_x = fl_arena_take(arena, columns, column_bytes(layer, packed->input));
-        to->reduced_h = fl_arena_take(arena, columns, column_bytes(layer, layer->recurrent));
+        to->reduced_x = fl_arena_take(arena, columns, column_of(layer, packed->input).bytes);
+        to->reduced_h = fl_arena_take(arena, columns, column_of(layer, layer->recurrent).bytes);
         to->scale_x = fl_arena_take(arena, scales, sizeof(float));
         to->scale_h = fl_arena_take(arena, scales, sizeof(float));
         to->tiles_x = fl_arena_take(
@@ -165,26 +176,33 @@ void fl_formats_layout(const fl_recurrent *layer, fl_packed *packed, fl_arena *a
     }
 }
 
-/* Weight (gates*hidden, depth), slot s taking gate gate_of[s] -> (blocks, pairs of depths, block
- * columns, 2) in the layer's format. */
+/* Weight (gates*hidden, depth), slot s taking gate gate_of[s] -> (blocks, groups, block columns,
+ * depths of a group) in the layer's format. */
 static void pack_reduced(const fl_recurrent *layer, const fl_part *part, const float *weight,
                          const int *gate_of, int64_t depth, void *packed, float *scales)
 {
-    int64_t width = part->block_width, pairs = (depth + 1) / 2;
+    const reduced_column of = column_of(layer, depth);
+    int64_t width = part->block_width;
     for (int64_t column = 0; column < part->gate_stride; column++) {
         int64_t row = fl_weight_row(layer, part, column, gate_of);
-        int64_t first = (column / width * pairs * width + column % width) * 2;
+        int64_t first = (column / width * of.groups * width + column % width) * of.depths;
         const float *from = row >= 0 ? weight + row * depth : NULL;
         float scale = from && scales ? fl_int8_scale(from, depth) : 0;
-        if (scales)
-            scales[column] = scale;
-        for (int64_t k = 0; k < 2 * pairs; k++) {
-            int64_t at = first + k / 2 * 2 * width + k % 2;
+        int32_t sum = 0;
+        for (int64_t k = 0; k < (of.groups - of.head) * of.depths; k++) {
+            int64_t group = of.head + k / of.depths,
+                    at = first + group * of.depths * width + k % of.depths;
             float value = from && k < depth ? from[k] : 0;
             if (scales)
-                ((int8_t *)packed)[at] = int8_of(value, scale);
+                sum += ((int8_t *)packed)[at] = int8_of(value, scale);
             else
                 ((uint16_t *)packed)[at] = bfloat16_of(value);
+        }
+        if (scales)
+            scales[column] = scale;
+        if (of.head) {
+            uint32_t head = (uint32_t)sum * (uint32_t)-32768; /* wraps, as the kernel's sums do */
+            memcpy((int8_t *)packed + first, &head, sizeof head);
         }
     }
 }
@@ -234,19 +252,13 @@ static int64_t longest_row(const fl_recurrent *layer)
     return longest;
 }
 
-/* The same in int16, padded. */
-static int64_t int16_row(const fl_recurrent *layer)
-{
-    return longest_row(layer) / 2 * 2 + 2;
-}
-
 fl_prepared fl_take_prepared(const fl_recurrent *layer, fl_weight_format format, int64_t rows,
                              fl_arena *arena)
 {
     fl_prepared taken = {0};
     switch (format) {
     case FL_WEIGHTS_INT8:
-        taken.rows = fl_arena_take(arena, rows, sizeof(int16_t) * (size_t)int16_row(layer));
+        taken.rows = fl_arena_take(arena, rows, (size_t)fl_int8_row(longest_row(layer)));
         taken.scale = fl_arena_take(arena, rows, sizeof *taken.scale);
         break;
     case FL_WEIGHTS_TILES:
@@ -273,17 +285,16 @@ static float int16_limit(int64_t depth)
 static void multiply_int8(const fl_recurrent *layer, const fl_prepared *prepared,
                           const float *column_scale, fl_reduced_gemm *gemm)
 {
-    const fl_reduced_kernels *kernels = &layer->isa->reduced;
-    int16_t *quantized = prepared->rows;
+    char *quantized = prepared->rows;
     gemm->quantized = quantized;
-    gemm->quantized_row = int16_row(layer);
+    gemm->quantized_row = fl_int8_row(longest_row(layer));
     gemm->row_scale = prepared->scale;
     gemm->column_scale = column_scale;
     for (int64_t row = 0; row < gemm->rows; row++)
         prepared->scale[row] =
-            kernels->quantize(gemm->a + row * gemm->a_row, gemm->depth, int16_limit(gemm->depth),
-                              quantized + row * gemm->quantized_row);
-    kernels->gemm_int8(gemm);
+            layer->int8->quantize(gemm->a + row * gemm->a_row, gemm->depth,
+                                  int16_limit(gemm->depth), quantized + row * gemm->quantized_row);
+    layer->int8->gemm(gemm);
 }
 
 static void multiply_reduced(const fl_recurrent *layer, const fl_packed *packed, int p,

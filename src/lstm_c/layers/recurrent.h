@@ -74,6 +74,7 @@ struct fl_recurrent {
     int64_t zone_row;             /* flags of a step: two halves, of h and of the states */
     double log_kept, log_new;     /* of zoneout_c, and of what it leaves */
     fl_weight_format format;      /* of the weights that few rows are multiplied by */
+    const fl_int8_kernels *int8;  /* of weights in int8 */
     const fl_tile_kernels *tiles; /* products of many rows, or NULL */
     int tile_parts;               /* bfloat16 numbers a value */
     int64_t made_row;             /* plane * states of the parts, the made ones included */

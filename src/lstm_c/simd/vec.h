@@ -25,6 +25,7 @@
 #define v_imax FL_T(v_imax)
 #define v_widen_bytes FL_T(v_widen_bytes) /* float alone, as the next one */
 #define v_dot_pairs FL_T(v_dot_pairs)
+#define v_dot_quads FL_T(v_dot_quads) /* where the ISA has it */
 
 #if defined(FL_ISA_AVX512)
 #define FL_VECTOR_BYTES 64

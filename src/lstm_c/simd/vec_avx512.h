@@ -1,7 +1,9 @@
 /* AVX-512: 64-byte vectors, 32 registers, masked tails. */
 #include <immintrin.h>
 
+#ifndef FL_TILE_ROWS
 #define FL_TILE_ROWS 6
+#endif
 
 #if FL_DOUBLE
 FL_INLINE vec v_fma(vec a, vec b, vec c)
@@ -79,4 +81,11 @@ FL_INLINE ivec v_dot_pairs(ivec a, ivec b)
 {
     return (ivec)_mm512_madd_epi16((__m512i)a, (__m512i)b);
 }
+#if defined(__AVX512VNNI__)
+/* sum + the products of the four bytes of each lane, of `a` unsigned and of `b` signed. */
+FL_INLINE ivec v_dot_quads(ivec sum, ivec a, ivec b)
+{
+    return (ivec)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+}
+#endif
 #endif
