@@ -418,7 +418,8 @@ class Recurrence(Parameterized):
                 f"x has shape {x.shape}; expected at least one sequence and at least one time step"
             )
         allocate = np.empty if lengths is None else np.zeros  # what follows a sequence's end is zero
-        lengths, (starts, _) = as_lengths(lengths, n, steps), whole_sequences(n, steps)
+        starts, every = whole_sequences(n, steps)
+        lengths = every if lengths is None else as_lengths(lengths, n, steps)
         y = allocate((n, steps, self.output_size), self.dtype)
         state = as_states(self, state, n, "state")
         decay = self._check_delta_t(delta_t, n, steps, lengths)
