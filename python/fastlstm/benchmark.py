@@ -158,17 +158,26 @@ class Neighbours:
 @contextlib.contextmanager
 def _pinned(processors: Collection[int]) -> Iterator[None]:
     """All threads of the process on those processors, as ``taskset`` does it; nothing for an empty collection."""
+    if not processors:
+        yield
+        return
     before: dict[int, set[int]] = {}
+    every = os.sched_getaffinity(0)
     try:
-        for task in os.listdir("/proc/self/task") if processors else ():
-            with contextlib.suppress(OSError):  # a thread that has ended
-                before[int(task)] = os.sched_getaffinity(int(task))
-                os.sched_setaffinity(int(task), processors)
+        for thread in _threads():
+            with contextlib.suppress(OSError):  # one that has ended
+                before[thread] = os.sched_getaffinity(thread)
+                os.sched_setaffinity(thread, processors)
         yield
     finally:
-        for thread, usable in before.items():
+        for thread in _threads():  # those that have begun meanwhile, too
             with contextlib.suppress(OSError):
-                os.sched_setaffinity(thread, usable)
+                os.sched_setaffinity(thread, before.get(thread, every))
+
+
+def _threads() -> list[int]:
+    """Threads of this process, as Linux numbers them."""
+    return [int(name) for name in os.listdir("/proc/self/task")]
 
 
 # Long enough that the spinning worker threads of whoever ran before have gone to sleep.

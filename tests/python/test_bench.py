@@ -12,6 +12,7 @@ import mmap
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -174,9 +175,20 @@ def test_the_processors_stay_as_they_were():
     usable = os.sched_getaffinity(0)
     benchmark.Neighbours(patience=0.1).wait(1)
     assert os.sched_getaffinity(0) == usable
+
+
+def test_pinned_threads_get_their_processors_back_and_new_ones_all():
+    usable = os.sched_getaffinity(0)
+    stop = threading.Event()
+    begun = threading.Thread(target=stop.wait, args=(60,))
     with benchmark._pinned([min(usable)]):
         assert os.sched_getaffinity(0) == {min(usable)}
+        begun.start()
     assert os.sched_getaffinity(0) == usable
+    assert begun.native_id is not None
+    assert os.sched_getaffinity(begun.native_id) == usable
+    stop.set()
+    begun.join()
 
 
 def test_waiting_for_quiet_ends(monkeypatch: pytest.MonkeyPatch):
