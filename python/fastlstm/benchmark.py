@@ -260,10 +260,11 @@ def time_interleaved(
                 )
                 samples[k].append(seconds)
                 calm[k].append(undisturbed)
+                block = seconds * loops[k] * contenders[k].units
                 if neighbours and neighbours.patience > 0 and not undisturbed:
-                    neighbours.patience -= seconds * loops[k] * contenders[k].units
+                    neighbours.patience -= block
                 else:
-                    spent[k] += seconds * loops[k] * contenders[k].units
+                    spent[k] += block
             gc.collect(1)  # a full collection would cost more than a block
     finally:
         if collecting:
