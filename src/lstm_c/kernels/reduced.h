@@ -60,6 +60,9 @@ typedef struct fl_tile_operand {
     int64_t stride;      /* from row to row of A, from depth to depth of B */
     int parts;
     void *to;
+    /* of split_rows: 0, or the depth comes in segments of so many values, whole vectors of 16, so
+     * far apart */
+    int64_t segment, segment_stride;
     /* of split_columns, in place of `values`: where each depth is, its rows from
      * `first` on */
     const float *const *lines;
@@ -73,6 +76,7 @@ typedef struct fl_tile_factor {
     const void *a, *b; /* split */
     int64_t depth;     /* 0: no such factor */
     int64_t first, columns;
+    int64_t b_columns; /* of a block of B that has others of C's block too; 0: it has `columns` */
 } fl_tile_factor;
 
 enum { FL_TILE_SUMS_ROW = 64 };

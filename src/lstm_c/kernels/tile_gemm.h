@@ -176,15 +176,25 @@ FL_INLINE void split_rows(const fl_tile_operand *from, const int parts)
 {
     const int64_t tile = FL_TILE_BYTES / 2, height = tile_height(from->rows),
                   rows = padded_to(from->rows, height),
-                  depth = padded_to(from->depth, FL_TILE_DEPTH);
+                  depth = padded_to(from->depth, FL_TILE_DEPTH),
+                  segment = from->segment ? from->segment : depth,
+                  skipped = from->segment ? from->segment_stride - from->segment : 0;
     for (int64_t row = 0; row < rows; row++) {
         const float *values = from->values + row * from->stride;
         uint16_t *to = split_place(from, height, row, 0);
-        for (int64_t k = 0; k < depth; k += FL_TILE_DEPTH, to += parts * tile) {
+        tile_lanes half[2];
+        int64_t end = segment; /* of the segment that k is in */
+        for (int64_t k = 0; k < depth; k += FL_TILE_SIDE, values += FL_TILE_SIDE) {
             int64_t left = row < from->rows ? from->depth - k : 0;
-            split_lanes(load_lanes(values + k, left),
-                        load_lanes(values + k + FL_TILE_SIDE, left - FL_TILE_SIDE), parts, to,
-                        tile);
+            if (k == end) {
+                end += segment;
+                values += skipped;
+            }
+            half[k / FL_TILE_SIDE % 2] = load_lanes(values, left);
+            if (k / FL_TILE_SIDE % 2 == 0)
+                continue;
+            split_lanes(half[0], half[1], parts, to, tile);
+            to += parts * tile;
         }
     }
 }
@@ -325,14 +335,17 @@ FL_INLINE tile_block block_of(const fl_tile_gemm *g, const fl_tile_factor *facto
                               int64_t row_tile)
 {
     int64_t steps = (factor->depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH,
-            tiles = (factor->columns + FL_TILE_SIDE - 1) / FL_TILE_SIDE;
+            tiles = (factor->columns + FL_TILE_SIDE - 1) / FL_TILE_SIDE,
+            b_tiles =
+                factor->b_columns ? (factor->b_columns + FL_TILE_SIDE - 1) / FL_TILE_SIDE : tiles;
     tile_block found = {.steps = steps,
                         .a_tile = steps * g->parts * FL_TILE_BYTES,
-                        .b_step = tiles * g->parts * FL_TILE_BYTES,
+                        .b_step = b_tiles * g->parts * FL_TILE_BYTES,
                         .first = (int)(factor->first / FL_TILE_SIDE)};
     found.end = found.first + (int)tiles;
     found.a = (const char *)factor->a + row_tile * found.a_tile;
-    found.b = (const char *)factor->b + block * steps * found.b_step;
+    found.b = (const char *)factor->b + block * steps * found.b_step +
+              (factor->b_columns ? found.first * g->parts * FL_TILE_BYTES : 0);
     return found;
 }
 

@@ -105,21 +105,13 @@ static const real *FL_T(dproduct)(const FL_T(fl_backward_run) * run, int index, 
     return rows + row * run->layer->gate_row;
 }
 
-/* The slots of a part that products with U^T, or W^T, take; on tiles all, which are zero elsewhere.
+/* A = rows of gate gradients of a part, from `dgates` on, of the slots that B has; B = U^T or W^T.
  */
-static fl_slots FL_T(taken_slots)(const FL_T(fl_backward_run) * run, const fl_part *part,
-                                  int recurrent)
-{
-    fl_slots all = {0, (int)(part->block_width / run->layer->lanes)};
-    return run->on_tiles ? all : recurrent ? part->of_h : part->of_x;
-}
-
-/* A = rows of gate gradients of a part, from `dgates` on, of those slots; B = U^T or W^T. */
 static void FL_T(take_dgates)(const FL_T(fl_backward_run) * run, const fl_part *part, int recurrent,
                               const real *dgates, FL_T(fl_gemm) * gemm)
 {
     const fl_recurrent *layer = run->layer;
-    fl_slots slots = FL_T(taken_slots)(run, part, recurrent);
+    fl_slots slots = recurrent ? part->of_h : part->of_x;
     gemm->a = dgates + part->gate_first + fl_first_column(layer, slots);
     gemm->a_row = layer->gate_row;
     gemm->a_depth = 1;
@@ -155,7 +147,10 @@ static void FL_T(multiply)(const FL_T(fl_backward_run) * run, int thread,
             .init_row = gemm->init_row,
             .c = (void *)(gemm->c + row * gemm->c_row),
             .c_row = gemm->c_row};
-        fl_multiply_tiles(run->layer, (const void *)(gemm->a + row * gemm->a_row), gemm->a_row,
-                          &run->scratch[thread].prepared, &product);
+        fl_tile_operand rows = {.values = (const void *)(gemm->a + row * gemm->a_row),
+                                .stride = gemm->a_row,
+                                .segment = gemm->segment,
+                                .segment_stride = gemm->a_segment};
+        fl_multiply_tiles(run->layer, &rows, &run->scratch[thread].prepared, &product);
     }
 }

@@ -327,8 +327,7 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
         if (!started && moment->with_previous < stop)
             stop = moment->with_previous;
         s.rows = stop - row;
-        s.depth =
-            continues && deferred ? fl_slot_depth(layer, part, FL_T(taken_slots)(run, part, 1)) : 0;
+        s.depth = continues && deferred ? fl_slot_depth(layer, part, part->of_h) : 0;
         s.dgates_next = (const real *)tape->gates +
                         (continues ? moment->next0 + row : 0) * layer->gate_row + part->gate_first;
         s.dy = dy ? dy + (moment->row0 + row) * y_row + reverse * layer->output : NULL;

@@ -348,29 +348,30 @@ void fl_multiply(const fl_recurrent *layer, const fl_packed *packed, int p,
         .init_row = product->init_row,
         .c = (float *)product->c + first,
         .c_row = product->c_row};
-    fl_multiply_tiles(layer, product->a, product->a_row, product->prepared, &gemm);
+    fl_tile_operand rows = {.values = product->a, .stride = product->a_row};
+    fl_multiply_tiles(layer, &rows, product->prepared, &gemm);
 }
 
-/* Splits a factor's rows (rows, depth) from `a` on to `to`; returns what follows them there. */
-static uint16_t *split_factor(const fl_recurrent *layer, const float *a, int64_t a_row,
-                              uint16_t *to, fl_tile_gemm *gemm, int factor)
+/* Splits a factor's rows (rows, depth), which lie as `given` says, to `to`; returns what follows
+ * them there. */
+static uint16_t *split_factor(const fl_recurrent *layer, const fl_tile_operand *given, uint16_t *to,
+                              fl_tile_gemm *gemm, int factor)
 {
-    fl_tile_operand rows = {.values = a,
-                            .rows = gemm->rows,
-                            .depth = gemm->factor[factor].depth,
-                            .stride = a_row,
-                            .parts = layer->tile_parts,
-                            .to = to};
+    fl_tile_operand rows = *given;
+    rows.rows = gemm->rows;
+    rows.depth = gemm->factor[factor].depth;
+    rows.parts = layer->tile_parts;
+    rows.to = to;
     layer->tiles->split_rows(&rows);
     gemm->parts = layer->tile_parts;
     gemm->factor[factor].a = to;
     return to + (gemm->rows + FL_TILE_PADDING) * fl_tile_row_size(rows.depth, rows.parts);
 }
 
-void fl_multiply_tiles(const fl_recurrent *layer, const float *a, int64_t a_row,
+void fl_multiply_tiles(const fl_recurrent *layer, const fl_tile_operand *rows,
                        const fl_prepared *prepared, fl_tile_gemm *gemm)
 {
-    split_factor(layer, a, a_row, prepared->rows, gemm, 0);
+    split_factor(layer, rows, prepared->rows, gemm, 0);
     layer->tiles->gemm(gemm);
 }
 
@@ -426,13 +427,15 @@ void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
                                           .depth = s->x_depth,
                                           .first = fl_first_column(layer, part->of_x),
                                           .columns = fl_columns_of(layer, part->of_x)};
-        to = split_factor(layer, s->x, s->x_row, to, &gemm, factors++);
+        fl_tile_operand x = {.values = s->x, .stride = s->x_row};
+        to = split_factor(layer, &x, to, &gemm, factors++);
     }
     gemm.factor[factors] = (fl_tile_factor){.b = of->tiles_h,
                                             .depth = s->h_depth,
                                             .first = fl_first_column(layer, part->of_h),
                                             .columns = fl_columns_of(layer, part->of_h)};
-    split_factor(layer, s->h_prev, s->h_prev_row, to, &gemm, factors);
+    fl_tile_operand h = {.values = s->h_prev, .stride = s->h_prev_row};
+    split_factor(layer, &h, to, &gemm, factors);
     layer->tiles->gemm(&gemm);
 }
 
@@ -475,5 +478,11 @@ void fl_backstep_on_tiles(const fl_recurrent *layer, int p, const uint16_t *weig
                          .columns = s->units,
                          .finish = finish_backward_row,
                          .context = &context};
-    fl_multiply_tiles(layer, s->dgates_next, s->dgates_next_row, prepared, &gemm);
+    fl_tile_operand rows = {.values = s->dgates_next + fl_first_column(layer, part->of_h),
+                            .stride = s->dgates_next_row};
+    if (s->depth < part->gate_columns) {
+        rows.segment = fl_columns_of(layer, part->of_h);
+        rows.segment_stride = part->block_width;
+    }
+    fl_multiply_tiles(layer, &rows, prepared, &gemm);
 }

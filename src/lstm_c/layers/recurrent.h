@@ -221,7 +221,7 @@ void fl_multiply(const fl_recurrent *layer, const fl_packed *packed, int p,
 
 /* The same with tiles for any blocks: gemm without its A and parts, rows (rows, depth) from `a` on.
  */
-void fl_multiply_tiles(const fl_recurrent *layer, const float *a, int64_t a_row,
+void fl_multiply_tiles(const fl_recurrent *layer, const fl_tile_operand *rows,
                        const fl_prepared *prepared, fl_tile_gemm *gemm);
 /* Whether a step's products in that format are taken together with its cells: on tiles, unless
  * gates recur, which are multiplied by plain weights. */

@@ -144,11 +144,10 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
         fl_split(FL_T(unit_blocks)(layer->recurrent, layer->lanes), thread, n_threads, &first,
                  &end);
         FL_T(pack_transposed)(layer, part, arrays.weight_hh, layer->recurrent, part->cell.h_gate,
-                              FL_T(taken_slots)(run, part, 1), layer->recurrent, first, end,
-                              run->weight_t[k]);
+                              part->of_h, layer->recurrent, first, end, run->weight_t[k]);
         if (run->on_tiles)
-            fl_pack_tiles(layer, run->weight_t[k], first, end, part->gate_columns, width,
-                          run->tiles_t[k]);
+            fl_pack_tiles(layer, run->weight_t[k], first, end,
+                          fl_slot_depth(layer, part, part->of_h), width, run->tiles_t[k]);
         if (fl_projects(layer) && thread == index % n_threads)
             FL_T(pack_plain)(arrays.weight_hr, layer->output, hidden, hidden, 1,
                              FL_BLOCK_VECTORS * layer->lanes, run->projection_t[index]);
@@ -156,17 +155,16 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
         for (int gate = 0; gate < part->cell.gate_states; gate++)
             FL_T(pack_transposed)(
                 layer, part, arrays.weight_gg + gate * hidden, fl_recurring_gates(layer),
-                part->cell.g_gate, FL_T(taken_slots)(run, part, 1), hidden, first, end,
+                part->cell.g_gate, part->of_h, hidden, first, end,
                 run->weight_gt[index] + gate * FL_T(unit_blocks)(hidden, layer->lanes) *
                                             FL_BLOCK_VECTORS * layer->lanes * part->gate_columns);
         if (run->weight_xt[k]) {
             fl_split(FL_T(unit_blocks)(input, layer->lanes), thread, n_threads, &first, &end);
             FL_T(pack_transposed)(layer, part, arrays.weight_ih, input, part->cell.x_gate,
-                                  FL_T(taken_slots)(run, part, 0), input, first, end,
-                                  run->weight_xt[k]);
+                                  part->of_x, input, first, end, run->weight_xt[k]);
             if (run->on_tiles)
-                fl_pack_tiles(layer, run->weight_xt[k], first, end, part->gate_columns, width,
-                              run->tiles_xt[k]);
+                fl_pack_tiles(layer, run->weight_xt[k], first, end,
+                              fl_slot_depth(layer, part, part->of_x), width, run->tiles_xt[k]);
         }
     }
 }

@@ -197,8 +197,7 @@ static int FL_T(sections_of)(const FL_T(fl_backward_run) * run, int index, const
     const fl_slots all = {0, FL_BLOCK_VECTORS};
     int count = 0;
     sections[0] = (FL_T(fl_section)){0, at.depth, tape->gates, all};
-    if (!layer->config.layer_norm && fl_slot_depth(layer, part, part->of_x) < part->gate_columns &&
-        !run->on_tiles) {
+    if (!layer->config.layer_norm && fl_slot_depth(layer, part, part->of_x) < part->gate_columns) {
         sections[count++] = (FL_T(fl_section)){0, at.h, tape->gates, part->of_x};
         sections[count++] = (FL_T(fl_section)){at.h, at.gates, tape->gates, part->of_h};
         sections[count++] = (FL_T(fl_section)){at.gates, at.depth, tape->gates, all};
@@ -276,38 +275,57 @@ static void FL_T(split_inputs)(const FL_T(fl_backward_run) * run, int64_t input,
                           layer->config.hidden_size, count, at.gates + gate * at.gate);
 }
 
-/* As add_section, for a section that is all of the inputs: the gate gradients of a block from
- * `dgates` on, rows of which are gate_row apart. */
-static void FL_T(add_on_tiles)(const FL_T(fl_backward_run) * run, int index, int thread,
-                               const real *dgates, int64_t count, int adds, real *gradient,
-                               int64_t columns)
+/* `count` rows, gate_row apart, of the `columns` gate gradients of a block, for tiles; and what
+ * they add to the gradient of the ones, `of_ones`. */
+static void FL_T(split_dgates)(const FL_T(fl_backward_run) * run, int thread, const real *dgates,
+                               int64_t count, int adds, real *of_ones, int64_t columns)
 {
     const fl_recurrent *layer = run->layer;
-    FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
-    FL_T(fl_input_places) at = FL_T(input_places)(run, layer->packed[index].input);
-    int64_t width = FL_BLOCK_VECTORS * layer->lanes, used = columns < width ? columns : width;
-    real *of_ones = gradient + at.one * width;
-    for (int64_t j = 0; !adds && j < width; j++)
+    for (int64_t j = 0; !adds && j < columns; j++)
         of_ones[j] = 0;
     fl_tile_operand block = {.values = (const void *)dgates,
-                             .rows = used,
+                             .rows = columns,
                              .depth = count,
                              .stride = layer->gate_row,
                              .parts = layer->tile_parts,
-                             .to = scratch->split_dgates,
+                             .to = run->scratch[thread].split_dgates,
                              .sums = (void *)of_ones};
     layer->tiles->split_block(&block);
-    fl_tile_gemm gemm = {.rows = at.one,
-                         .block_end = 1,
-                         .factor = {{scratch->split_inputs, scratch->split_dgates, count, 0, used}},
-                         .width = used,
-                         .columns = used,
-                         .parts = layer->tile_parts,
-                         .init = adds ? (const void *)gradient : NULL,
-                         .init_row = width,
-                         .c = (void *)gradient,
-                         .c_row = width};
-    layer->tiles->gemm(&gemm);
+}
+
+/* As add_section, of the inputs and the `columns` gate gradients that the thread has split. The
+ * ones have had theirs. */
+static void FL_T(add_on_tiles)(const FL_T(fl_backward_run) * run, int index, int thread,
+                               const FL_T(fl_section) * section, int64_t count, int adds,
+                               real *gradient, int64_t columns)
+{
+    const fl_recurrent *layer = run->layer;
+    const FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
+    FL_T(fl_input_places) at = FL_T(input_places)(run, layer->packed[index].input);
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes,
+            skipped = fl_first_column(layer, section->vectors), left = columns - skipped,
+            wanted = fl_columns_of(layer, section->vectors),
+            end = section->end < at.one ? section->end : at.one;
+    real *c = gradient + section->first * width;
+    fl_tile_gemm gemm = {
+        .rows = end - section->first,
+        .block_end = 1,
+        .factor = {{.a = scratch->split_inputs +
+                         section->first * fl_tile_row_size(count, layer->tile_parts),
+                    .b = scratch->split_dgates,
+                    .depth = count,
+                    .first = skipped,
+                    .columns = wanted < left ? wanted : left,
+                    .b_columns = columns}},
+        .width = columns,
+        .columns = columns,
+        .parts = layer->tile_parts,
+        .init = adds ? (const void *)c : NULL,
+        .init_row = width,
+        .c = (void *)c,
+        .c_row = width};
+    if (gemm.rows > 0)
+        layer->tiles->gemm(&gemm);
 }
 
 /* Gradients of one layer's weights: dgates^T [x, h_prev, gates, 1] over all real steps, in chunks
@@ -320,7 +338,7 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
     int64_t width = FL_BLOCK_VECTORS * layer->lanes,
             blocks = FL_T(unit_blocks)(part->gate_columns, layer->lanes), first, end;
     int64_t input = layer->packed[index].input, depth = FL_T(input_places)(run, input).depth,
-            total = run->tape->ragged.rows;
+            one = FL_T(input_places)(run, input).one, total = run->tape->ragged.rows;
     real *gradient =
         run->weight_gradient +
         depth * (index % layer->directions * FL_T(gradient_columns)(layer, layer->n_parts) +
@@ -344,12 +362,15 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
             const real *from =
                 section->dgates + row * layer->gate_row + part->gate_first + block * width;
             real *to = gradient + block * width * depth;
+            int same = k % n_sections && section->dgates == section[-1].dgates;
             if (run->on_tiles) {
-                FL_T(add_on_tiles)(run, index, thread, from, count, row > 0, to, columns);
+                int64_t whole = columns < width ? columns : width;
+                if (!same)
+                    FL_T(split_dgates)(run, thread, from, count, row > 0, to + one * width, whole);
+                FL_T(add_on_tiles)(run, index, thread, section, count, row > 0, to, whole);
                 continue;
             }
-            int copied = k % n_sections && section->dgates == section[-1].dgates;
-            for (int64_t i = 0; !copied && i < count; i++)
+            for (int64_t i = 0; !same && i < count; i++)
                 FL_T(copy_row)(scratch->dgates + i * width, from + i * layer->gate_row, used);
             FL_T(add_section)(run, thread, section, count, row > 0, to, columns);
         }
