@@ -340,15 +340,16 @@ static void test_tile_gemm(const tile_case *of, int parts, int columns_side_by_s
         tile_split_block(&operand);
         check_column_sums(&operand);
     }
-    fl_tile_gemm gemm = {.rows = written,
-                         .block_end = BLOCKS,
-                         .factor = {{split_a, split_b, of->depth, 0, of->width}},
-                         .descending = columns_side_by_side,
-                         .width = of->width,
-                         .columns = columns,
-                         .parts = parts,
-                         .c = c,
-                         .c_row = columns};
+    fl_tile_gemm gemm = {
+        .rows = written,
+        .block_end = BLOCKS,
+        .factor = {{.a = split_a, .b = split_b, .depth = of->depth, .columns = of->width}},
+        .descending = columns_side_by_side,
+        .width = of->width,
+        .columns = columns,
+        .parts = parts,
+        .c = c,
+        .c_row = columns};
     tile_gemm(&gemm);
     static const double worst[] = {0, 8e-3, 1.6e-5, 2.1e-7}, /* the last one is 3.5 roundings */
         mean[] = {0, 4e-3, 1e-5, 1e-7};
@@ -404,7 +405,7 @@ static void test_tile_limits(void)
     tile_split_block(&block);
     fl_tile_gemm gemm = {.rows = ROWS,
                          .block_end = 1,
-                         .factor = {{split_a, split_b, DEPTH, 0, 1}},
+                         .factor = {{.a = split_a, .b = split_b, .depth = DEPTH, .columns = 1}},
                          .width = 1,
                          .columns = 1,
                          .parts = 3,

@@ -59,14 +59,15 @@ static int multiplies(const fl_tile_kernels *tiles)
                              .to = split_b};
     tiles->split_rows(&rows);
     tiles->split_block(&block);
-    fl_tile_gemm gemm = {.rows = ROWS,
-                         .block_end = 1,
-                         .factor = {{split_a, split_b, DEPTH, 0, COLUMNS}},
-                         .width = COLUMNS,
-                         .columns = COLUMNS,
-                         .parts = 1,
-                         .c = c,
-                         .c_row = COLUMNS};
+    fl_tile_gemm gemm = {
+        .rows = ROWS,
+        .block_end = 1,
+        .factor = {{.a = split_a, .b = split_b, .depth = DEPTH, .columns = COLUMNS}},
+        .width = COLUMNS,
+        .columns = COLUMNS,
+        .parts = 1,
+        .c = c,
+        .c_row = COLUMNS};
     tiles->gemm(&gemm);
     for (int i = 0; i < ROWS * COLUMNS; i++) {
         float sum = 0;

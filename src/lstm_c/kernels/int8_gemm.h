@@ -72,7 +72,7 @@ FL_INLINE void accumulate_int8(const fl_reduced_gemm *g, const int nv, const int
     }
 }
 
-/* The sum from those of the digits; `block`: the weights of its columns. */
+/* The sum from those of the digits; `head`: that of the weights of its columns. */
 FL_INLINE ivec whole_sum(ivec sums[INT8_DIGITS][FL_TILE_ROWS][FL_BLOCK_VECTORS * 2], int r, int j,
                          const int8_t *head)
 {
