@@ -479,10 +479,8 @@ void fl_backstep_on_tiles(const fl_recurrent *layer, int p, const uint16_t *weig
                          .finish = finish_backward_row,
                          .context = &context};
     fl_tile_operand rows = {.values = s->dgates_next + fl_first_column(layer, part->of_h),
-                            .stride = s->dgates_next_row};
-    if (s->depth < part->gate_columns) {
-        rows.segment = fl_columns_of(layer, part->of_h);
-        rows.segment_stride = part->block_width;
-    }
+                            .stride = s->dgates_next_row,
+                            .segment = fl_columns_of(layer, part->of_h),
+                            .segment_stride = part->block_width};
     fl_multiply_tiles(layer, &rows, prepared, &gemm);
 }

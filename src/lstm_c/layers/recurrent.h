@@ -219,8 +219,8 @@ typedef struct fl_product {
 void fl_multiply(const fl_recurrent *layer, const fl_packed *packed, int p,
                  const fl_product *product);
 
-/* The same with tiles for any blocks: gemm without its A and parts, rows (rows, depth) from `a` on.
- */
+/* The same with tiles for any blocks: gemm without its A and parts; `rows` says where A's values
+ * lie. */
 void fl_multiply_tiles(const fl_recurrent *layer, const fl_tile_operand *rows,
                        const fl_prepared *prepared, fl_tile_gemm *gemm);
 /* Whether a step's products in that format are taken together with its cells: on tiles, unless

@@ -337,12 +337,12 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
     const fl_part *part = &layer->part[p];
     int64_t width = FL_BLOCK_VECTORS * layer->lanes,
             blocks = FL_T(unit_blocks)(part->gate_columns, layer->lanes), first, end;
-    int64_t input = layer->packed[index].input, depth = FL_T(input_places)(run, input).depth,
-            one = FL_T(input_places)(run, input).one, total = run->tape->ragged.rows;
+    int64_t input = layer->packed[index].input, total = run->tape->ragged.rows;
+    const FL_T(fl_input_places) at = FL_T(input_places)(run, input);
     real *gradient =
         run->weight_gradient +
-        depth * (index % layer->directions * FL_T(gradient_columns)(layer, layer->n_parts) +
-                 FL_T(gradient_columns)(layer, p));
+        at.depth * (index % layer->directions * FL_T(gradient_columns)(layer, layer->n_parts) +
+                    FL_T(gradient_columns)(layer, p));
     const FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
     FL_T(fl_section) sections[4];
     int n_sections = FL_T(sections_of)(run, index, part, sections);
@@ -361,12 +361,13 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
                     columns = part->gate_columns - block * width;
             const real *from =
                 section->dgates + row * layer->gate_row + part->gate_first + block * width;
-            real *to = gradient + block * width * depth;
+            real *to = gradient + block * width * at.depth;
             int same = k % n_sections && section->dgates == section[-1].dgates;
             if (run->on_tiles) {
                 int64_t whole = columns < width ? columns : width;
                 if (!same)
-                    FL_T(split_dgates)(run, thread, from, count, row > 0, to + one * width, whole);
+                    FL_T(split_dgates)(run, thread, from, count, row > 0, to + at.one * width,
+                                       whole);
                 FL_T(add_on_tiles)(run, index, thread, section, count, row > 0, to, whole);
                 continue;
             }
