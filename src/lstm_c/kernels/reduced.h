@@ -73,13 +73,17 @@ typedef struct fl_tile_operand {
 /* A B, which goes into columns [first, first + columns) of each block of C; `first` is whole tiles.
  */
 typedef struct fl_tile_factor {
-    const void *a, *b; /* split */
-    int64_t depth;     /* 0: no such factor */
+    const void *a, *b;   /* split */
+    int64_t depth;       /* 0: no such factor */
+    int64_t split_depth; /* of which these are a part; 0: all */
     int64_t first, columns;
     int64_t b_columns; /* of a block of B that has others of C's block too; 0: it has `columns` */
 } fl_tile_factor;
 
-enum { FL_TILE_SUMS_ROW = 64 };
+enum {
+    FL_TILE_SUMS_ROW = 64,
+    FL_TILE_SEGMENT = 1024 /* of which the rows of 128 sequences in three parts leave L2 room */
+};
 /* C = init + the products of the factors, for blocks of columns [block_first, block_end); `=`, c
  * may be init. */
 typedef struct fl_tile_gemm {
@@ -89,11 +93,14 @@ typedef struct fl_tile_gemm {
     int64_t c_block;          /* columns of C and init from block to block; 0: width */
     int64_t columns;          /* of C; the rest of the last block is not written */
     int parts;
+    /* 0, or a deep product, of one factor, is taken in segments of so many depths, whole steps of
+     * tiles, one after another: rows of A then stay in cache. C has the sums between them. */
+    int64_t segment;
     const float *init; /* or NULL: zero */
     int64_t init_row;  /* 0: one row for all, of whole tiles */
     float *c;          /* or NULL: `finish` alone has it */
     int64_t c_row;
-    /* Called for each row of a block of C when it is there, in `sums`, or NULL. Other rows and
+    /* Called for each row of a block of C when it is there, in `row`, or NULL. Other rows and
      * blocks may be multiplied meanwhile. */
     void (*finish)(void *context, int64_t block, int64_t row, const float *sums);
     void *context;

@@ -12,272 +12,20 @@
  *
  * Products of tiles take one port and the registers' loads others; the rest of the core is free,
  * but its window holds few operations on tiles beside other work. So what becomes of the sums of
- * one piece of C is done while the next piece is multiplied, a row after every few terms.
+ * one piece of C is done while the next piece is multiplied, a row after every few terms, and what
+ * comes next from further than the second cache is fetched meanwhile.
  */
-#include "kernels/reduced.h"
-#include "simd/tiles.h"
+#include "kernels/tile_split.h"
 
-/* ---- numbers in parts ---- */
+enum {
+    SUMS_ROW = FL_TILE_SUMS_ROW,
+    NEAR_BYTES = 1280 * 1024, /* that the second cache keeps */
+    NEAR_TILES = 2,           /* row tiles of a piece of C, at most, where B is near */
+    FAR_TILES = 8,            /* and where it is far */
+    FETCHED = 4 * 64          /* bytes for each line asked for: the prefetchers bring the others */
+};
 
-FL_INLINE uint32_t tile_bits(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-FL_INLINE float tile_value(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* Bits of the nearest bfloat16, of two the larger one, the lower half zero; finite for a finite
- * value, NaN for NaN. */
-FL_INLINE uint32_t nearest_bfloat16(uint32_t bits)
-{
-    uint32_t magnitude = bits & 0x7fffffffu, rounded = magnitude < 0x7f7f8000u
-                                                           ? bits + 0x8000u
-                                                           : bits; /* to infinity, or not finite */
-    rounded = magnitude > 0x7f800000u ? bits | 0x400000u : rounded;
-    return rounded & 0xffff0000u;
-}
-
-/* What is left of a value after its first part; of one that is not finite, nothing. */
-FL_INLINE float rest_of(float value, uint32_t part)
-{
-    return (part & 0x7f800000u) == 0x7f800000u ? 0 : value - tile_value(part);
-}
-
-/* ---- operands ---- */
-
-FL_INLINE int64_t padded_to(int64_t count, int64_t unit)
-{
-    return (count + unit - 1) / unit * unit;
-}
-
-/* Rows of each tile of A, of which there are as few as can be. */
-FL_INLINE int64_t tile_height(int64_t rows)
-{
-    int64_t tiles = (rows + FL_TILE_SIDE - 1) / FL_TILE_SIDE;
-    return (rows + tiles - 1) / tiles;
-}
-
-static __attribute__((noinline)) void take_first_of_any(tile_lanes *values, tile_words *part)
-{
-    for (int i = 0; i < FL_TILE_SIDE; i++) {
-        (*part)[i] = nearest_bfloat16(tile_bits((*values)[i]));
-        (*values)[i] = rest_of((*values)[i], (*part)[i]);
-    }
-}
-
-/* Part `index` of 16 values, in the upper halves, of what the parts before it have left; values:
- * what it leaves. */
-FL_INLINE tile_words take_part(tile_lanes *values, const int index)
-{
-    tile_words part = (tile_words)*values;
-    if (!index && __builtin_expect(t_any_from(part & 0x7fffffffu, 0x7f7f8000u), 0)) {
-        tile_lanes rest = *values;
-        take_first_of_any(&rest, &part);
-        *values = rest;
-    } else {
-        part = (part + 0x8000u) & 0xffff0000u;
-        *values -= (tile_lanes)part;
-    }
-    return part;
-}
-
-/* Of 32 depths, two share a 32-bit lane: the one of the first 16 low, that of the others high. */
-FL_INLINE tile_words take_pairs(tile_lanes *low, tile_lanes *high, const int index)
-{
-    tile_words part = take_part(low, index) >> 16;
-    return part | take_part(high, index);
-}
-
-/* 32 values -> the parts, to[part * part_stride + i]. */
-FL_INLINE void split_lanes(tile_lanes first, tile_lanes second, const int parts, uint16_t *to,
-                           int64_t part_stride)
-{
-    for (int p = 0; p < parts; p++, to += part_stride) {
-        tile_words pairs = take_pairs(&first, &second, p);
-        memcpy(to, &pairs, sizeof pairs);
-    }
-}
-
-/* The first `count` of 16 values, the others 0; none if that is not positive. */
-FL_INLINE tile_lanes load_lanes(const float *values, int64_t count)
-{
-    tile_lanes lanes = {0};
-    if (count >= FL_TILE_SIDE)
-        memcpy(&lanes, values, sizeof lanes);
-    else if (count > 0)
-        memcpy(&lanes, values, sizeof(float) * (size_t)count);
-    return lanes;
-}
-
-FL_INLINE void add_lanes(float *to, int64_t count, tile_lanes lanes)
-{
-    lanes += load_lanes(to, count);
-    memcpy(to, &lanes, sizeof(float) * (size_t)(count < FL_TILE_SIDE ? count : FL_TILE_SIDE));
-}
-
-/* t[i][j] = lines[j][first + i]: `rows` rows of `columns` columns, of both 16 or fewer, that lie
- * the other way. */
-#define FL_TILE_SWAP(low, high, first, second)                                                     \
-    do {                                                                                           \
-        tile_lanes a_ = (low), b_ = (high);                                                        \
-        (low) = __builtin_shufflevector(a_, b_, first);                                            \
-        (high) = __builtin_shufflevector(a_, b_, second);                                          \
-    } while (0)
-#define FL_LOW8 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
-#define FL_HIGH8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
-#define FL_LOW4 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
-#define FL_HIGH4 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
-#define FL_LOW2 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
-#define FL_HIGH2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
-#define FL_LOW1 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
-#define FL_HIGH1 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
-FL_INLINE void transpose_square(const float *const *lines, int64_t first, int64_t rows,
-                                int64_t columns, tile_lanes t[FL_TILE_SIDE])
-{
-    for (int j = 0; j < FL_TILE_SIDE; j++)
-        t[j] = j < columns ? load_lanes(lines[j] + first, rows) : (tile_lanes){0};
-    FL_UNROLL
-    for (int i = 0; i < FL_TILE_SIDE; i++)
-        if (!(i & 8))
-            FL_TILE_SWAP(t[i], t[i + 8], FL_LOW8, FL_HIGH8);
-    FL_UNROLL
-    for (int i = 0; i < FL_TILE_SIDE; i++)
-        if (!(i & 4))
-            FL_TILE_SWAP(t[i], t[i + 4], FL_LOW4, FL_HIGH4);
-    FL_UNROLL
-    for (int i = 0; i < FL_TILE_SIDE; i++)
-        if (!(i & 2))
-            FL_TILE_SWAP(t[i], t[i + 2], FL_LOW2, FL_HIGH2);
-    FL_UNROLL
-    for (int i = 0; i < FL_TILE_SIDE; i++)
-        if (!(i & 1))
-            FL_TILE_SWAP(t[i], t[i + 1], FL_LOW1, FL_HIGH1);
-}
-
-/* Where a value of row `row` and depth `k` of A has its first part; the others are a tile further
- * each. A lies as (row tiles, steps of the depth, parts, 16, 32). */
-FL_INLINE uint16_t *split_place(const fl_tile_operand *of, int64_t height, int64_t row, int64_t k)
-{
-    int64_t steps = (of->depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH;
-    return (uint16_t *)of->to +
-           ((row / height * steps + k / FL_TILE_DEPTH) * of->parts * FL_TILE_SIDE + row % height) *
-               FL_TILE_DEPTH +
-           k % FL_TILE_DEPTH;
-}
-
-/* A (rows, depth), padding zero. */
-FL_INLINE void split_rows(const fl_tile_operand *from, const int parts)
-{
-    const int64_t tile = FL_TILE_BYTES / 2, height = tile_height(from->rows),
-                  rows = padded_to(from->rows, height),
-                  depth = padded_to(from->depth, FL_TILE_DEPTH),
-                  segment = from->segment ? from->segment : depth,
-                  skipped = from->segment ? from->segment_stride - from->segment : 0;
-    for (int64_t row = 0; row < rows; row++) {
-        const float *values = from->values + row * from->stride;
-        uint16_t *to = split_place(from, height, row, 0);
-        tile_lanes half[2];
-        int64_t end = segment; /* of the segment that k is in */
-        for (int64_t k = 0; k < depth; k += FL_TILE_SIDE, values += FL_TILE_SIDE) {
-            int64_t left = row < from->rows ? from->depth - k : 0;
-            if (k == end) {
-                end += segment;
-                values += skipped;
-            }
-            half[k / FL_TILE_SIDE % 2] = load_lanes(values, left);
-            if (k / FL_TILE_SIDE % 2 == 0)
-                continue;
-            split_lanes(half[0], half[1], parts, to, tile);
-            to += parts * tile;
-        }
-    }
-}
-static void tile_split_rows(const fl_tile_operand *from)
-{
-    if (from->parts == 1)
-        split_rows(from, 1);
-    else if (from->parts == 2)
-        split_rows(from, 2);
-    else
-        split_rows(from, 3);
-}
-
-/* The same for rows that lie side by side, in tiles of 16. */
-FL_INLINE void split_columns(const fl_tile_operand *from, const int parts)
-{
-    const int64_t tile = FL_TILE_BYTES / 2;
-    for (int64_t k = 0; k < from->depth; k += FL_TILE_DEPTH)
-        for (int64_t row = 0; row < from->rows; row += FL_TILE_SIDE) {
-            const float *const *lines = from->lines + k;
-            const int64_t first = from->first + row, rows = from->rows - row,
-                          left = from->depth - k;
-            for (int i = 0; i < FL_TILE_DEPTH && left > 2 * FL_TILE_DEPTH; i++)
-                __builtin_prefetch(lines[FL_TILE_DEPTH + i] + first);
-            tile_lanes low[FL_TILE_SIDE], high[FL_TILE_SIDE];
-            transpose_square(lines, first, rows, left, low);
-            transpose_square(lines + FL_TILE_SIDE, first, rows, left - FL_TILE_SIDE, high);
-            uint16_t *to = split_place(from, FL_TILE_SIDE, row, k);
-            for (int i = 0; i < FL_TILE_SIDE; i++, to += FL_TILE_DEPTH)
-                split_lanes(low[i], high[i], parts, to, tile);
-        }
-}
-static void tile_split_columns(const fl_tile_operand *from)
-{
-    if (from->parts == 1)
-        split_columns(from, 1);
-    else if (from->parts == 2)
-        split_columns(from, 2);
-    else
-        split_columns(from, 3);
-}
-
-/* A block B (depth, columns), columns side by side -> (steps of the depth, tiles of columns, parts,
- * 16, 16, 2), depths k and k + 16 of a step in 32 bits. `rows` of the operand are its columns. */
-FL_INLINE void split_block(const fl_tile_operand *from, const int parts)
-{
-    uint32_t *to = from->to;
-    for (int64_t k = 0; k < from->depth; k += FL_TILE_DEPTH)
-        for (int64_t first = 0; first < from->rows; first += FL_TILE_SIDE) {
-            const float *values = from->values + k * from->stride + first,
-                        *values_high = values + FL_TILE_SIDE * from->stride;
-            tile_lanes sums = {0};
-            for (int64_t low = k, high = k + FL_TILE_SIDE; low < k + FL_TILE_SIDE; low++, high++,
-                         to += FL_TILE_SIDE, values += from->stride, values_high += from->stride) {
-                int64_t left = from->rows - first;
-                /* rows of a matrix are pages apart, which no prefetcher of the hardware follows */
-                __builtin_prefetch(values + FL_TILE_DEPTH * from->stride);
-                __builtin_prefetch(values_high + FL_TILE_DEPTH * from->stride);
-                tile_lanes first_half = load_lanes(values, low < from->depth ? left : 0),
-                           second_half = load_lanes(values_high, high < from->depth ? left : 0);
-                sums += first_half + second_half;
-                split_lanes(first_half, second_half, parts, (uint16_t *)to, FL_TILE_BYTES / 2);
-            }
-            if (from->sums)
-                add_lanes(from->sums + first, from->rows - first, sums);
-            to += (parts - 1) * FL_TILE_BYTES / 4;
-        }
-}
-static void tile_split_block(const fl_tile_operand *from)
-{
-    if (from->parts == 1)
-        split_block(from, 1);
-    else if (from->parts == 2)
-        split_block(from, 2);
-    else
-        split_block(from, 3);
-}
-
-/* ---- the product ---- */
-
-enum { SUMS_ROW = FL_TILE_SUMS_ROW, NEAR_BYTES = 1280 * 1024 };
-
-/* A piece of C, of one or two row tiles and a block of columns, that has been multiplied; rows
+/* A piece of C, of some row tiles and a block of columns, that has been multiplied; rows
  * [next, rows) of it have not been handed over yet. They go one by one while the next piece, of
  * `terms` terms, is multiplied, evenly. */
 typedef struct tile_piece {
@@ -288,28 +36,22 @@ typedef struct tile_piece {
     int64_t terms, due;     /* a row is due when this reaches `terms` */
 } tile_piece;
 
-/* C = init + sums of the next row, or the sums themselves; and to who wants to know. */
+/* C = init + sums of the next row, and to who wants to know. */
 static __attribute__((noinline)) void hand_over(tile_piece *piece)
 {
     const fl_tile_gemm *g = piece->g;
     int64_t row = piece->row + piece->next;
-    float *sums = piece->sums + piece->next++ * SUMS_ROW;
-    if (g->c) {
-        const float *init =
-            g->init && g->init_row ? g->init + row * g->init_row + piece->first : NULL;
-        float *c = g->c + row * g->c_row + piece->first;
-        if (init)
-            for (int64_t j = 0; j < piece->columns; j++)
-                c[j] = init[j] + sums[j];
-        else
-            memcpy(c, sums, sizeof(float) * (size_t)piece->columns);
-    } else if (g->init && g->init_row) {
+    float *sums = piece->sums + piece->next++ * SUMS_ROW,
+          *c = g->c ? g->c + row * g->c_row + piece->first : sums;
+    if (g->init && g->init_row) {
         const float *init = g->init + row * g->init_row + piece->first;
         for (int64_t j = 0; j < piece->columns; j++)
-            sums[j] += init[j];
+            c[j] = init[j] + sums[j];
+    } else if (g->c) {
+        memcpy(c, sums, sizeof(float) * (size_t)piece->columns);
     }
     if (g->finish)
-        g->finish(g->context, piece->block, row, sums);
+        g->finish(g->context, piece->block, row, c);
 }
 
 /* After each term. */
@@ -327,26 +69,56 @@ FL_INLINE void hand_over_rest(tile_piece *piece)
 /* A factor's tiles of a block: where they are, and which column tiles of C they are for. */
 typedef struct tile_block {
     const char *a, *b;
-    int64_t steps, a_tile, b_step; /* steps of the depth; bytes to the next row tile, and step */
+    int64_t steps;       /* of the depth */
+    int64_t used, bytes; /* of a tile of rows or columns in these steps; to the next tile */
     int first, end;
 } tile_block;
 
 FL_INLINE tile_block block_of(const fl_tile_gemm *g, const fl_tile_factor *factor, int64_t block,
                               int64_t row_tile)
 {
-    int64_t steps = (factor->depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH,
+    int64_t depth = factor->split_depth ? factor->split_depth : factor->depth,
             tiles = (factor->columns + FL_TILE_SIDE - 1) / FL_TILE_SIDE,
             b_tiles =
                 factor->b_columns ? (factor->b_columns + FL_TILE_SIDE - 1) / FL_TILE_SIDE : tiles;
-    tile_block found = {.steps = steps,
-                        .a_tile = steps * g->parts * FL_TILE_BYTES,
-                        .b_step = b_tiles * g->parts * FL_TILE_BYTES,
-                        .first = (int)(factor->first / FL_TILE_SIDE)};
+    tile_block found = {
+        .steps = (factor->depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH,
+        .used = FL_TILE_SIDE * sizeof(uint16_t) * fl_tile_row_size(factor->depth, g->parts),
+        .bytes = FL_TILE_SIDE * sizeof(uint16_t) * fl_tile_row_size(depth, g->parts),
+        .first = (int)(factor->first / FL_TILE_SIDE)};
     found.end = found.first + (int)tiles;
-    found.a = (const char *)factor->a + row_tile * found.a_tile;
-    found.b = (const char *)factor->b + block * steps * found.b_step +
-              (factor->b_columns ? found.first * g->parts * FL_TILE_BYTES : 0);
+    found.a = (const char *)factor->a + row_tile * found.bytes;
+    found.b = (const char *)factor->b +
+              (block * b_tiles + (factor->b_columns ? found.first : 0)) * found.bytes;
     return found;
+}
+
+/* Squares of `rows` rows by two column tiles, and the terms of each. */
+FL_INLINE int64_t squares_of(const fl_tile_gemm *g, int64_t rows)
+{
+    int64_t both = 2 * tile_height(g->rows);
+    return (rows + both - 1) / both;
+}
+FL_INLINE int64_t square_terms(const tile_block *of, const int parts)
+{
+    return of->steps * parts * (parts + 1) / 2;
+}
+
+/* What comes after some squares, of each factor one or two tiles of rows or columns: a share of it
+ * is fetched beside each of them. */
+typedef struct tile_ahead {
+    struct {
+        const char *at;
+        int64_t other, bytes; /* to the other one; of a share of either */
+    } of[2];
+    int64_t share;
+} tile_ahead;
+FL_INLINE void look_ahead(tile_ahead *ahead, int f, const char *at, int64_t tiles,
+                          const tile_block *of, int64_t shares)
+{
+    ahead->of[f].at = at;
+    ahead->of[f].other = tiles > 1 ? of->bytes : 0;
+    ahead->of[f].bytes = tiles > 0 ? of->used / shares : 0;
 }
 
 /* Sums start from the one row of init that all rows have, in column tile `column` of a block. */
@@ -371,7 +143,7 @@ FL_INLINE const float *common_init(const fl_tile_gemm *g, int64_t block)
 #define FL_ROW_TERMS(C, B, TERMS, FIRST, SECOND, THIRD)                                            \
     do {                                                                                           \
         if (of.first <= (C) && (C) < of.end) {                                                     \
-            t_load(tiles, 7, b + ((C) * parts + (B)) * FL_TILE_BYTES, 64);                         \
+            t_load(tiles, 7, b + (C) * of.bytes + (B) * FL_TILE_BYTES, 64);                        \
             t_dot(tiles, C, FIRST, 7);                                                             \
             if ((TERMS) > 1)                                                                       \
                 t_dot(tiles, C, SECOND, 7);                                                        \
@@ -398,8 +170,9 @@ FL_INLINE void multiply_row(fl_tiles *tiles, const fl_tile_gemm *g, const int pa
     FL_TILE_START(3, 3);
     for (int f = 0; f < 2 && g->factor[f].depth; f++) {
         const tile_block of = block_of(g, &g->factor[f], block, 0);
-        const char *a = of.a, *b = of.b - of.first * parts * FL_TILE_BYTES;
-        for (int64_t k = 0; k < of.steps; k++, a += parts * FL_TILE_BYTES, b += of.b_step) {
+        const char *a = of.a, *b = of.b - of.first * of.bytes;
+        for (int64_t k = 0; k < of.steps;
+             k++, a += parts * FL_TILE_BYTES, b += parts * FL_TILE_BYTES) {
             t_load(tiles, 4, a, 64);
             if (parts > 1)
                 t_load(tiles, 5, a + FL_TILE_BYTES, 64);
@@ -432,14 +205,14 @@ FL_INLINE void multiply_row(fl_tiles *tiles, const fl_tile_gemm *g, const int pa
     do {                                                                                           \
         t_load(tiles, 4, a + (PART) * FL_TILE_BYTES, 64);                                          \
         if (two_rows)                                                                              \
-            t_load(tiles, 5, a + of.a_tile + (PART) * FL_TILE_BYTES, 64);                          \
+            t_load(tiles, 5, a + of.bytes + (PART) * FL_TILE_BYTES, 64);                           \
     } while (0)
 #define FL_SQUARE_B(PART)                                                                          \
     do {                                                                                           \
         if (has_left)                                                                              \
             t_load(tiles, 6, b + (PART) * FL_TILE_BYTES, 64);                                      \
         if (has_right)                                                                             \
-            t_load(tiles, 7, b + (parts + (PART)) * FL_TILE_BYTES, 64);                            \
+            t_load(tiles, 7, b + of.bytes + (PART) * FL_TILE_BYTES, 64);                           \
     } while (0)
 #define FL_SQUARE_TERM()                                                                           \
     do {                                                                                           \
@@ -451,14 +224,19 @@ FL_INLINE void multiply_row(fl_tiles *tiles, const fl_tile_gemm *g, const int pa
             t_dot(tiles, 2, 5, 6);                                                                 \
         if (two_rows && has_right)                                                                 \
             t_dot(tiles, 3, 5, 7);                                                                 \
+        for (int64_t done_ = 0; done_ < fetch; done_ += FETCHED, fetched += FETCHED) {             \
+            __builtin_prefetch(fetched, 0, 2);                                                     \
+            __builtin_prefetch(fetched + other, 0, 2);                                             \
+        }                                                                                          \
         hand_over_due(before);                                                                     \
     } while (0)
 FL_INLINE void multiply_square(fl_tiles *tiles, const fl_tile_gemm *g, const int parts,
-                               int64_t block, int64_t row_tile, int two_rows, int left, float *sums,
-                               int64_t height, tile_piece *before)
+                               const tile_piece *piece, int64_t row, int left, tile_piece *before,
+                               const tile_ahead *ahead)
 {
-    int columns = (int)((g->width + FL_TILE_SIDE - 1) / FL_TILE_SIDE),
-        two_columns = left + 1 < columns;
+    const int64_t block = piece->block, height = tile_height(g->rows);
+    const int columns = (int)((g->width + FL_TILE_SIDE - 1) / FL_TILE_SIDE),
+              two_columns = left + 1 < columns, two_rows = row + height < piece->rows;
     const float *init = common_init(g, block);
     (void)tiles;
     FL_TILE_START(0, left);
@@ -466,12 +244,15 @@ FL_INLINE void multiply_square(fl_tiles *tiles, const fl_tile_gemm *g, const int
     FL_TILE_START(2, left);
     FL_TILE_START(3, left + 1);
     for (int f = 0; f < 2 && g->factor[f].depth; f++) {
-        const tile_block of = block_of(g, &g->factor[f], block, row_tile);
+        const tile_block of = block_of(g, &g->factor[f], block, (piece->row + row) / height);
         const int has_left = of.first <= left && left < of.end,
                   has_right = of.first <= left + 1 && left + 1 < of.end;
-        const char *a = of.a, *b = of.b + (left - of.first) * parts * FL_TILE_BYTES;
+        const char *a = of.a, *b = of.b + (left - of.first) * of.bytes;
+        const int64_t terms = square_terms(&of, parts), other = ahead->of[f].other,
+                      fetch = padded_to((ahead->of[f].bytes + terms - 1) / terms, FETCHED);
+        const char *fetched = ahead->of[f].at + ahead->share * ahead->of[f].bytes;
         for (int64_t k = 0; (has_left || has_right) && k < of.steps;
-             k++, a += parts * FL_TILE_BYTES, b += of.b_step) {
+             k++, a += parts * FL_TILE_BYTES, b += parts * FL_TILE_BYTES) {
             if (parts == 1) {
                 FL_SQUARE_A(0);
                 FL_SQUARE_B(0);
@@ -501,7 +282,7 @@ FL_INLINE void multiply_square(fl_tiles *tiles, const fl_tile_gemm *g, const int
             }
         }
     }
-    sums += left * FL_TILE_SIDE;
+    float *sums = piece->sums + row * SUMS_ROW + left * FL_TILE_SIDE;
     t_store(tiles, 0, sums, 4 * SUMS_ROW);
     if (two_columns)
         t_store(tiles, 1, sums + FL_TILE_SIDE, 4 * SUMS_ROW);
@@ -511,17 +292,24 @@ FL_INLINE void multiply_square(fl_tiles *tiles, const fl_tile_gemm *g, const int
         t_store(tiles, 3, sums + height * SUMS_ROW + FL_TILE_SIDE, 4 * SUMS_ROW);
 }
 
-/* Whether the second cache keeps the factors' blocks from one piece of rows to the next. */
-FL_INLINE int blocks_are_near(const fl_tile_gemm *g)
+/* What is read of the factors' blocks, and of their rows. */
+FL_INLINE int64_t bytes_of_blocks(const fl_tile_gemm *g)
 {
     int64_t bytes = 0;
     for (int f = 0; f < 2 && g->factor[f].depth; f++)
-        bytes += block_of(g, &g->factor[f], 0, 0).b_step * block_of(g, &g->factor[f], 0, 0).steps;
-    return bytes * (g->block_end - g->block_first) <= NEAR_BYTES;
+        bytes += fl_tile_block_size(g->factor[f].columns, g->factor[f].depth, g->parts);
+    return bytes * (int64_t)sizeof(uint16_t) * (g->block_end - g->block_first);
+}
+FL_INLINE int64_t bytes_of_rows(const fl_tile_gemm *g)
+{
+    int64_t bytes = 0;
+    for (int f = 0; f < 2 && g->factor[f].depth; f++)
+        bytes += g->rows * fl_tile_row_size(g->factor[f].depth, g->parts);
+    return bytes * (int64_t)sizeof(uint16_t);
 }
 
-/* How often hand_over_due is called in a piece. */
-FL_INLINE int64_t terms_of_piece(const fl_tile_gemm *g, const int parts, int alone)
+/* How often hand_over_due is called in a piece of so many squares; in one of a single row tile. */
+FL_INLINE int64_t terms_of_piece(const fl_tile_gemm *g, const int parts, int alone, int64_t squares)
 {
     int64_t terms = 0;
     for (int f = 0; f < 2 && g->factor[f].depth; f++) {
@@ -530,41 +318,87 @@ FL_INLINE int64_t terms_of_piece(const fl_tile_gemm *g, const int parts, int alo
             terms += of.steps * parts;
         for (int left = 0; !alone && left * FL_TILE_SIDE < g->width; left += 2)
             if (of.first <= left + 1 && left < of.end)
-                terms += of.steps * parts * (parts + 1) / 2;
+                terms += squares * square_terms(&of, parts);
     }
     return terms;
 }
 
+/* After a piece's squares of columns `left` on: of far blocks the next columns, where they are read
+ * for the first time. */
+FL_INLINE tile_ahead columns_ahead(const fl_tile_gemm *g, const tile_piece *piece, int left)
+{
+    tile_ahead ahead = {0};
+    int64_t block = piece->block;
+    int for_last_rows = 0;
+    left += 2;
+    if (left * FL_TILE_SIDE >= g->width) {
+        left = 0;
+        block += g->descending ? -1 : 1;
+        for_last_rows = 1;
+    }
+    if (block < g->block_first || block >= g->block_end ||
+        (for_last_rows ? piece->row + piece->rows < g->rows : piece->row > 0))
+        return ahead;
+    for (int f = 0; f < 2 && g->factor[f].depth; f++) {
+        const tile_block of = block_of(g, &g->factor[f], block, 0);
+        int first = of.first > left ? of.first : left, end = of.end < left + 2 ? of.end : left + 2;
+        look_ahead(&ahead, f, of.b + (first - of.first) * of.bytes, end - first, &of,
+                   squares_of(g, piece->rows));
+    }
+    return ahead;
+}
+
+/* Of far rows by near blocks, the next rows. */
+FL_INLINE tile_ahead rows_ahead(const fl_tile_gemm *g, const tile_piece *piece, int left)
+{
+    tile_ahead ahead = {.share = left / 2};
+    int64_t row = piece->row + piece->rows, height = tile_height(g->rows),
+            pairs = (g->width + 2 * FL_TILE_SIDE - 1) / (2 * FL_TILE_SIDE);
+    for (int f = 0; f < 2 && g->factor[f].depth && row < g->rows; f++) {
+        const tile_block of = block_of(g, &g->factor[f], 0, row / height);
+        look_ahead(&ahead, f, of.a, row + height < g->rows ? 2 : 1, &of, pairs);
+    }
+    return ahead;
+}
+
 /* Pieces of C, one after another; each is handed over while the next is multiplied. Where the
  * blocks of B are near, all of some rows come first: their neighbours in C, and in what the cells
- * write, are neighbours in time. Else all rows of a block, which is then read once. */
+ * write, are neighbours in time. Else all rows of a block, which is then read once: two of its
+ * column tiles and then the other two, so that there is room beside A for what comes next. */
 FL_INLINE void multiply_pieces(fl_tiles *tiles, const fl_tile_gemm *g, const int parts)
 {
-    float sums[2][2 * FL_TILE_SIDE * SUMS_ROW] __attribute__((aligned(64)));
-    int64_t height = tile_height(g->rows), row_pieces = (g->rows + 2 * height - 1) / (2 * height),
-            blocks = g->block_end - g->block_first;
-    int alone = g->rows <= FL_TILE_SIDE, rows_first = blocks_are_near(g);
-    int64_t terms = terms_of_piece(g, parts, alone);
+    float sums[2][FAR_TILES * FL_TILE_SIDE * SUMS_ROW] __attribute__((aligned(64)));
+    const int alone = g->rows <= FL_TILE_SIDE, near = bytes_of_blocks(g) <= NEAR_BYTES,
+              all_near = bytes_of_blocks(g) + bytes_of_rows(g) <= NEAR_BYTES;
+    const int64_t height = tile_height(g->rows), row_tiles = (g->rows + height - 1) / height,
+                  most = near ? NEAR_TILES : FAR_TILES, row_pieces = (row_tiles + most - 1) / most,
+                  longest = padded_to((row_tiles + row_pieces - 1) / row_pieces, 2) * height,
+                  blocks = g->block_end - g->block_first,
+                  terms = terms_of_piece(g, parts, alone,
+                                         squares_of(g, longest < g->rows ? longest : g->rows));
     tile_piece before = {.terms = terms};
     for (int64_t n = 0; n < row_pieces * blocks; n++) {
-        int64_t done = rows_first ? n % blocks : n / row_pieces,
-                row = (rows_first ? n / blocks : n % row_pieces) * 2 * height,
-                behind = g->rows - row;
+        int64_t done = near ? n % blocks : n / row_pieces,
+                row = (near ? n / blocks : n % row_pieces) * longest, behind = g->rows - row;
         int64_t block = g->descending ? g->block_end - 1 - done : g->block_first + done,
                 first = block * (g->c_block ? g->c_block : g->width), ahead = g->columns - first;
         tile_piece piece = {.g = g,
                             .sums = sums[n & 1],
                             .block = block,
                             .row = row,
-                            .rows = behind < 2 * height ? behind : 2 * height,
+                            .rows = behind < longest ? behind : longest,
                             .first = first,
                             .columns = ahead < g->width ? ahead : g->width,
                             .terms = terms};
         if (alone)
             multiply_row(tiles, g, parts, piece.block, piece.sums, &before);
-        for (int left = 0; !alone && left * FL_TILE_SIDE < g->width; left += 2)
-            multiply_square(tiles, g, parts, piece.block, row / height, piece.rows > height, left,
-                            piece.sums, height, &before);
+        for (int left = 0; !alone && left * FL_TILE_SIDE < g->width; left += 2) {
+            tile_ahead next = all_near ? (tile_ahead){0}
+                              : near   ? rows_ahead(g, &piece, left)
+                                       : columns_ahead(g, &piece, left);
+            for (int64_t tile = 0; tile < piece.rows; tile += 2 * height, next.share++)
+                multiply_square(tiles, g, parts, &piece, tile, left, &before, &next);
+        }
         hand_over_rest(&before);
         before = piece;
     }
@@ -573,14 +407,26 @@ FL_INLINE void multiply_pieces(fl_tiles *tiles, const fl_tile_gemm *g, const int
 
 static void tile_gemm(const fl_tile_gemm *g)
 {
-    int64_t height = tile_height(g->rows);
     fl_tiles tiles;
-    fl_tiles_begin(&tiles, (int)height, g->rows <= FL_TILE_SIDE ? 7 : 6);
-    if (g->parts == 1)
-        multiply_pieces(&tiles, g, 1);
-    else if (g->parts == 2)
-        multiply_pieces(&tiles, g, 2);
-    else
-        multiply_pieces(&tiles, g, 3);
+    fl_tiles_begin(&tiles, (int)tile_height(g->rows), g->rows <= FL_TILE_SIDE ? 7 : 6);
+    fl_tile_gemm segment = *g;
+    fl_tile_factor *factor = segment.factor;
+    int64_t depth = factor->depth, longest = g->segment ? g->segment : depth;
+    factor->split_depth = depth;
+    for (int64_t first = 0; first < depth; first += longest) {
+        factor->depth = depth - first < longest ? depth - first : longest;
+        segment.finish = first + longest < depth ? NULL : g->finish;
+        if (g->parts == 1)
+            multiply_pieces(&tiles, &segment, 1);
+        else if (g->parts == 2)
+            multiply_pieces(&tiles, &segment, 2);
+        else
+            multiply_pieces(&tiles, &segment, 3);
+        segment.init = g->c;
+        segment.init_row = g->c_row;
+        int64_t done = FL_TILE_SIDE * fl_tile_row_size(factor->depth, g->parts);
+        factor->a = (const uint16_t *)factor->a + done;
+        factor->b = (const uint16_t *)factor->b + done;
+    }
     fl_tiles_end(&tiles);
 }

@@ -5,7 +5,8 @@
 #define FL_INPUT_PANELS
 enum {
     FL_INPUT_PANEL = 48,   /* columns; whole tiles of every instruction set */
-    FL_GRADIENT_ROWS = 512 /* of a chunk: the gradient is read and written once in so many */
+    FL_GRADIENT_ROWS = 512, /* of a chunk: the gradient is read and written once in so many */
+    FL_SPLIT_ROWS = 128     /* that are split at once for a product on tiles, and stay in cache */
 };
 #endif
 
@@ -134,10 +135,10 @@ static void FL_T(multiply)(const FL_T(fl_backward_run) * run, int thread,
         return;
     }
     int64_t width = gemm->vectors * run->layer->lanes;
-    for (int64_t row = 0; row < gemm->rows; row += FL_GRADIENT_ROWS) {
+    for (int64_t row = 0; row < gemm->rows; row += FL_SPLIT_ROWS) {
         int64_t left = gemm->rows - row;
         fl_tile_gemm product = {
-            .rows = left < FL_GRADIENT_ROWS ? left : FL_GRADIENT_ROWS,
+            .rows = left < FL_SPLIT_ROWS ? left : FL_SPLIT_ROWS,
             .factor = {{.b = tiles, .depth = gemm->depth, .columns = width}},
             .block_first = gemm->block_first,
             .block_end = gemm->block_end,
@@ -145,6 +146,7 @@ static void FL_T(multiply)(const FL_T(fl_backward_run) * run, int thread,
             .columns = gemm->columns,
             .init = gemm->init ? (const void *)(gemm->init + row * gemm->init_row) : NULL,
             .init_row = gemm->init_row,
+            .segment = FL_TILE_SEGMENT,
             .c = (void *)(gemm->c + row * gemm->c_row),
             .c_row = gemm->c_row};
         fl_tile_operand rows = {.values = (const void *)(gemm->a + row * gemm->a_row),

@@ -478,6 +478,11 @@ void fl_backstep_on_tiles(const fl_recurrent *layer, int p, const uint16_t *weig
                          .columns = s->units,
                          .finish = finish_backward_row,
                          .context = &context};
+    if (s->depth > FL_TILE_SEGMENT) {
+        gemm.segment = FL_TILE_SEGMENT;
+        gemm.c = prepared->sums; /* of whole blocks, as the cells take them */
+        gemm.c_row = gemm.columns = layer->wide;
+    }
     fl_tile_operand rows = {.values = s->dgates_next + fl_first_column(layer, part->of_h),
                             .stride = s->dgates_next_row,
                             .segment = fl_columns_of(layer, part->of_h),

@@ -92,10 +92,11 @@ typedef struct fl_normed {
 } fl_normed;
 
 /* Memory of a thread for the rows of a product in another format than float32: int16 and a scale a
- * row, or parts in bfloat16. */
+ * row, or parts in bfloat16; and for sums of the rows of a deep one between its segments. */
 typedef struct fl_prepared {
     void *rows;
     float *scale;
+    float *sums;
 } fl_prepared;
 
 /* One layer and direction of a call. */

@@ -296,10 +296,12 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
                 fl_arena_take(arena, run->chunk * panels * FL_INPUT_PANEL, sizeof(real));
             scratch.dgates = fl_arena_take(arena, run->chunk * width, sizeof(real));
         } else {
-            int64_t rows = FL_GRADIENT_ROWS > ragged->n ? FL_GRADIENT_ROWS : ragged->n;
+            int64_t rows = FL_SPLIT_ROWS > ragged->n ? FL_SPLIT_ROWS : ragged->n;
             scratch.prepared.rows = fl_arena_take(
                 arena, rows + FL_TILE_PADDING,
                 sizeof(uint16_t) * (size_t)fl_tile_row_size(layer->gate_row, layer->tile_parts));
+            scratch.prepared.sums =
+                fl_arena_take(arena, ragged->n * layer->wide, sizeof *scratch.prepared.sums);
             scratch.split_inputs = fl_arena_take(
                 arena, columns * fl_tile_row_size(run->chunk, layer->tile_parts), sizeof(uint16_t));
             scratch.split_dgates =
