@@ -52,12 +52,23 @@ typedef struct fl_reduced_kernels {
     fl_int8_kernels int8;
 } fl_reduced_kernels;
 
+/* 0, or rows come in groups of so many, group_stride values apart. */
+typedef struct fl_row_groups {
+    int64_t rows, stride;
+} fl_row_groups;
+FL_INLINE int64_t fl_grouped_row(const fl_row_groups *groups, int64_t row, int64_t stride)
+{
+    return groups->rows ? row / groups->rows * groups->stride + row % groups->rows * stride
+                        : row * stride;
+}
+
 /* Products on bfloat16 tiles; see kernels/tile_gemm.h. Operands are split once, into `parts` (1 to
  * 3) bfloat16 numbers a value. */
 typedef struct fl_tile_operand {
     const float *values;
-    int64_t rows, depth; /* of B: columns of the block, and depth */
-    int64_t stride;      /* from row to row of A, from depth to depth of B */
+    int64_t rows, depth;  /* of B: columns of the block, and depth */
+    int64_t stride;       /* from row to row of A, from depth to depth of B */
+    fl_row_groups groups; /* of the rows of A */
     int parts;
     void *to;
     /* of split_rows: 0, or the depth comes in segments of so many values, whole vectors of 16, so
@@ -100,6 +111,7 @@ typedef struct fl_tile_gemm {
     int64_t init_row;  /* 0: one row for all, of whole tiles */
     float *c;          /* or NULL: `finish` alone has it */
     int64_t c_row;
+    fl_row_groups c_groups;
     /* Called for each row of a block of C when it is there, in `row`, or NULL. Other rows and
      * blocks may be multiplied meanwhile. */
     void (*finish)(void *context, int64_t block, int64_t row, const float *sums);

@@ -42,7 +42,7 @@ static __attribute__((noinline)) void hand_over(tile_piece *piece)
     const fl_tile_gemm *g = piece->g;
     int64_t row = piece->row + piece->next;
     float *sums = piece->sums + piece->next++ * SUMS_ROW,
-          *c = g->c ? g->c + row * g->c_row + piece->first : sums;
+          *c = g->c ? g->c + fl_grouped_row(&g->c_groups, row, g->c_row) + piece->first : sums;
     if (g->init && g->init_row) {
         const float *init = g->init + row * g->init_row + piece->first;
         for (int64_t j = 0; j < piece->columns; j++)

@@ -166,7 +166,7 @@ FL_INLINE void split_rows(const fl_tile_operand *from, const int parts)
                   segment = from->segment ? from->segment : depth,
                   skipped = from->segment ? from->segment_stride - from->segment : 0;
     for (int64_t row = 0; row < rows; row++) {
-        const float *values = from->values + row * from->stride;
+        const float *values = from->values + fl_grouped_row(&from->groups, row, from->stride);
         uint16_t *to = split_place(from, height, row, 0);
         tile_lanes half[2];
         int64_t end = segment; /* of the segment that k is in */

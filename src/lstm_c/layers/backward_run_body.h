@@ -4,7 +4,7 @@
 #ifndef FL_INPUT_PANELS
 #define FL_INPUT_PANELS
 enum {
-    FL_INPUT_PANEL = 48,   /* columns; whole tiles of every instruction set */
+    FL_INPUT_PANEL = 48,    /* columns; whole tiles of every instruction set */
     FL_GRADIENT_ROWS = 512, /* of a chunk: the gradient is read and written once in so many */
     FL_SPLIT_ROWS = 128     /* that are split at once for a product on tiles, and stay in cache */
 };

@@ -347,8 +347,10 @@ void fl_multiply(const fl_recurrent *layer, const fl_packed *packed, int p,
         .init = (const float *)product->init + first,
         .init_row = product->init_row,
         .c = (float *)product->c + first,
-        .c_row = product->c_row};
-    fl_tile_operand rows = {.values = product->a, .stride = product->a_row};
+        .c_row = product->c_row,
+        .c_groups = product->c_groups};
+    fl_tile_operand rows = {
+        .values = product->a, .stride = product->a_row, .groups = product->a_groups};
     fl_multiply_tiles(layer, &rows, product->prepared, &gemm);
 }
 

@@ -46,14 +46,24 @@ static void FL_T(share_blocks)(const fl_part *part, const fl_share *share, int64
         fl_split(part->blocks, share->rank, share->group_size, first, end);
 }
 
-/* Rows of the input projection of part `p`. */
+/* Format of the weights that the input projection multiplies by. */
+static fl_weight_format FL_T(projecting_format)(const FL_T(fl_forward_run) * run, int64_t input)
+{
+    const fl_ragged *ragged = &run->tape->ragged;
+    return fl_projects_on_tiles(run->layer, ragged, input) ? FL_WEIGHTS_TILES
+                                                           : fl_call_format(run->layer, ragged->n);
+}
+
+/* Rows of the input projection of part `p`, in groups where those of x and of the gates are not
+ * 0. */
 static void FL_T(project_rows)(const FL_T(fl_forward_run) * run, int index, int p,
-                               const fl_share *share, const FL_T(fl_gemm) * gemm)
+                               const fl_share *share, const FL_T(fl_gemm) * gemm,
+                               fl_row_groups of_x, fl_row_groups of_gates)
 {
     const fl_recurrent *layer = run->layer;
     if (!gemm->rows)
         return;
-    fl_product product = {.format = fl_call_format(layer, run->tape->ragged.n),
+    fl_product product = {.format = FL_T(projecting_format)(run, gemm->depth),
                           .rows = gemm->rows,
                           .block_first = gemm->block_first,
                           .block_end = gemm->block_end,
@@ -62,9 +72,9 @@ static void FL_T(project_rows)(const FL_T(fl_forward_run) * run, int index, int 
                           .init = gemm->init,
                           .c = gemm->c,
                           .c_row = gemm->c_row,
+                          .a_groups = of_x,
+                          .c_groups = of_gates,
                           .prepared = &run->tape->prepared[share->thread]};
-    if (fl_projects_on_tiles(layer, &run->tape->ragged, gemm->depth))
-        product.format = FL_WEIGHTS_TILES;
     if (product.format == FL_WEIGHTS_BFLOAT16) /* many rows of a few sequences: the same numbers */
         product.format = fl_call_format(layer, gemm->rows) == FL_WEIGHTS_BFLOAT16
                              ? FL_WEIGHTS_BFLOAT16
@@ -73,7 +83,25 @@ static void FL_T(project_rows)(const FL_T(fl_forward_run) * run, int index, int 
         run->kernels->gemm(gemm);
     else
         fl_multiply(layer, &layer->packed[index], p, &product);
-    FL_T(fill_other_slots)(layer, &layer->packed[index], p, gemm);
+    FL_T(fill_other_slots)(layer, &layer->packed[index], p, gemm, of_gates);
+}
+
+/* Whether a step's rows of x and of gates, at `a` and `c`, belong to the product of those before
+ * them: their neighbours do, as whole batches forwards in time are; on tiles, any steps of as many
+ * rows at one distance. */
+static int FL_T(joins)(const FL_T(fl_gemm) * gemm, const real *a, const real *c, int64_t rows,
+                       int on_tiles, fl_row_groups *of_x, fl_row_groups *of_gates)
+{
+    if (!gemm->rows)
+        return 0;
+    if (a == gemm->a + fl_grouped_row(of_x, gemm->rows, gemm->a_row) &&
+        c == gemm->c + fl_grouped_row(of_gates, gemm->rows, gemm->c_row))
+        return !of_x->rows || of_x->rows == rows;
+    if (!on_tiles || of_x->rows || gemm->rows != rows)
+        return 0;
+    *of_x = (fl_row_groups){rows, a - gemm->a};
+    *of_gates = (fl_row_groups){rows, c - gemm->c};
+    return 1;
 }
 
 /* Input projection of the steps [first, end) for part `p`: gates = x W + b for the share's rows and
@@ -102,6 +130,9 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
             .init_row = 0,
             .c_row = layer->gate_row,
             .c_block = part->block_width};
+    const int on_tiles = FL_T(projecting_format)(run, packed->input) == FL_WEIGHTS_TILES;
+    const fl_row_groups none = {0};
+    fl_row_groups of_x = none, of_gates = none;
     for (int64_t step = first; step < end; step++) {
         fl_moment moment = fl_ragged_moment(&run->tape->ragged, step, reverse);
         int64_t row_end = share->row_end < moment.rows ? share->row_end : moment.rows;
@@ -114,19 +145,18 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
         real *c =
             FL_T(gate_rows)(run, &run->tape->directions[index], thread, &moment, used, share) +
             part->gate_first;
-        /* neighbours in x and in gates become one product: whole batches forwards in time */
-        if (gemm.rows && a == gemm.a + gemm.rows * gemm.a_row &&
-            c == gemm.c + gemm.rows * gemm.c_row) {
+        if (FL_T(joins)(&gemm, a, c, rows, on_tiles, &of_x, &of_gates)) {
             gemm.rows += rows;
         } else {
-            FL_T(project_rows)(run, index, p, share, &gemm);
+            FL_T(project_rows)(run, index, p, share, &gemm, of_x, of_gates);
+            of_x = of_gates = none;
             gemm.a = a;
             gemm.c = c;
             gemm.rows = rows;
         }
         used += rows;
     }
-    FL_T(project_rows)(run, index, p, share, &gemm);
+    FL_T(project_rows)(run, index, p, share, &gemm, of_x, of_gates);
 }
 
 /* A part of a layer and direction on a share of its rows and units: what no step changes. */

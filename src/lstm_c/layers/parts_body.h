@@ -53,7 +53,7 @@ FL_INLINE FL_T(fl_zone) FL_T(zone_of)(const fl_recurrent *layer, const FL_T(fl_s
 /* The slots that an input projection has no product for get their biases: of the rows and blocks of
  * `projection`. */
 static void FL_T(fill_other_slots)(const fl_recurrent *layer, const fl_packed *packed, int p,
-                                   const FL_T(fl_gemm) * projection)
+                                   const FL_T(fl_gemm) * projection, fl_row_groups of_gates)
 {
     const fl_part *part = &layer->part[p];
     const real *bias = packed->part[p].bias;
@@ -62,7 +62,7 @@ static void FL_T(fill_other_slots)(const fl_recurrent *layer, const fl_packed *p
         for (int64_t block = projection->block_first; block < projection->block_end; block++)
             for (int64_t j = block * part->block_width + used; j < (block + 1) * part->block_width;
                  j++)
-                projection->c[row * projection->c_row + j] = bias[j];
+                projection->c[fl_grouped_row(&of_gates, row, projection->c_row) + j] = bias[j];
 }
 
 /* The recurrent product of a step by weights in another format, into its rows of gates (rows,

@@ -215,6 +215,7 @@ typedef struct fl_product {
     int64_t a_row, init_row;
     void *c;
     int64_t c_row;
+    fl_row_groups a_groups, c_groups; /* on tiles alone */
     const fl_prepared *prepared;
 } fl_product;
 void fl_multiply(const fl_recurrent *layer, const fl_packed *packed, int p,

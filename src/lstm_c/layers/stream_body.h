@@ -49,7 +49,7 @@ static void FL_T(project_step)(const fl_stream *stream, int64_t level, int p, in
         layer->isa->FL_SUFFIX.gemm(&gemm);
     else
         fl_multiply(layer, packed, p, &product);
-    FL_T(fill_other_slots)(layer, packed, p, &gemm);
+    FL_T(fill_other_slots)(layer, packed, p, &gemm, (fl_row_groups){0});
 }
 
 /* Output of one level from what its cells put out, the thread's share of its columns. */
