@@ -52,7 +52,7 @@ typedef struct fl_reduced_kernels {
     fl_int8_kernels int8;
 } fl_reduced_kernels;
 
-/* 0, or rows come in groups of so many, group_stride values apart. */
+/* 0, or rows come in groups of so many, `stride` values from group to group. */
 typedef struct fl_row_groups {
     int64_t rows, stride;
 } fl_row_groups;
@@ -112,7 +112,7 @@ typedef struct fl_tile_gemm {
     float *c;          /* or NULL: `finish` alone has it */
     int64_t c_row;
     fl_row_groups c_groups;
-    /* Called for each row of a block of C when it is there, in `row`, or NULL. Other rows and
+    /* Called for each row of a block of C when it is there, in `sums`, or NULL. Other rows and
      * blocks may be multiplied meanwhile. */
     void (*finish)(void *context, int64_t block, int64_t row, const float *sums);
     void *context;

@@ -416,12 +416,7 @@ static void tile_gemm(const fl_tile_gemm *g)
     for (int64_t first = 0; first < depth; first += longest) {
         factor->depth = depth - first < longest ? depth - first : longest;
         segment.finish = first + longest < depth ? NULL : g->finish;
-        if (g->parts == 1)
-            multiply_pieces(&tiles, &segment, 1);
-        else if (g->parts == 2)
-            multiply_pieces(&tiles, &segment, 2);
-        else
-            multiply_pieces(&tiles, &segment, 3);
+        FL_OF_PARTS(multiply_pieces, g->parts, &tiles, &segment);
         segment.init = g->c;
         segment.init_row = g->c_row;
         int64_t done = FL_TILE_SIDE * fl_tile_row_size(factor->depth, g->parts);

@@ -37,6 +37,17 @@ FL_INLINE float rest_of(float value, uint32_t part)
 
 /* ---- operands ---- */
 
+/* Call `function(..., parts)` with a constant, so that each number of parts is its own code. */
+#define FL_OF_PARTS(function, parts, ...)                                                          \
+    do {                                                                                           \
+        if ((parts) == 1)                                                                          \
+            function(__VA_ARGS__, 1);                                                              \
+        else if ((parts) == 2)                                                                     \
+            function(__VA_ARGS__, 2);                                                              \
+        else                                                                                       \
+            function(__VA_ARGS__, 3);                                                              \
+    } while (0)
+
 FL_INLINE int64_t padded_to(int64_t count, int64_t unit)
 {
     return (count + unit - 1) / unit * unit;
@@ -186,12 +197,7 @@ FL_INLINE void split_rows(const fl_tile_operand *from, const int parts)
 }
 static void tile_split_rows(const fl_tile_operand *from)
 {
-    if (from->parts == 1)
-        split_rows(from, 1);
-    else if (from->parts == 2)
-        split_rows(from, 2);
-    else
-        split_rows(from, 3);
+    FL_OF_PARTS(split_rows, from->parts, from);
 }
 
 /* The same for rows that lie side by side, in tiles of 16. */
@@ -215,12 +221,7 @@ FL_INLINE void split_columns(const fl_tile_operand *from, const int parts)
 }
 static void tile_split_columns(const fl_tile_operand *from)
 {
-    if (from->parts == 1)
-        split_columns(from, 1);
-    else if (from->parts == 2)
-        split_columns(from, 2);
-    else
-        split_columns(from, 3);
+    FL_OF_PARTS(split_columns, from->parts, from);
 }
 
 /* A block B (depth, columns), columns side by side -> (tiles of columns, steps of the depth, parts,
@@ -250,10 +251,5 @@ FL_INLINE void split_block(const fl_tile_operand *from, const int parts)
 }
 static void tile_split_block(const fl_tile_operand *from)
 {
-    if (from->parts == 1)
-        split_block(from, 1);
-    else if (from->parts == 2)
-        split_block(from, 2);
-    else
-        split_block(from, 3);
+    FL_OF_PARTS(split_block, from->parts, from);
 }

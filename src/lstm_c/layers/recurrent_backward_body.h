@@ -300,8 +300,9 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
             scratch.prepared.rows = fl_arena_take(
                 arena, rows + FL_TILE_PADDING,
                 sizeof(uint16_t) * (size_t)fl_tile_row_size(layer->gate_row, layer->tile_parts));
-            scratch.prepared.sums =
-                fl_arena_take(arena, ragged->n * layer->wide, sizeof *scratch.prepared.sums);
+            if (layer->gate_row > FL_TILE_SEGMENT)
+                scratch.prepared.sums =
+                    fl_arena_take(arena, ragged->n * layer->wide, sizeof *scratch.prepared.sums);
             scratch.split_inputs = fl_arena_take(
                 arena, columns * fl_tile_row_size(run->chunk, layer->tile_parts), sizeof(uint16_t));
             scratch.split_dgates =
