@@ -17,12 +17,15 @@
  */
 #include "kernels/tile_split.h"
 
+#ifndef FL_TILE_NEAR_BYTES /* what the second cache keeps */
+#define FL_TILE_NEAR_BYTES (1280 * 1024)
+#endif
 enum {
     SUMS_ROW = FL_TILE_SUMS_ROW,
-    NEAR_BYTES = 1280 * 1024, /* that the second cache keeps */
-    NEAR_TILES = 2,           /* row tiles of a piece of C, at most, where B is near */
-    FAR_TILES = 8,            /* and where it is far */
-    FETCHED = 4 * 64          /* bytes for each line asked for: the prefetchers bring the others */
+    NEAR_BYTES = FL_TILE_NEAR_BYTES,
+    NEAR_TILES = 2,  /* row tiles of a piece of C, at most, where B is near */
+    FAR_TILES = 8,   /* and where it is far */
+    FETCHED = 4 * 64 /* bytes for each line asked for: the prefetchers bring the others */
 };
 
 /* A piece of C, of some row tiles and a block of columns, that has been multiplied; rows
