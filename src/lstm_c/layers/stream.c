@@ -133,6 +133,8 @@ static void step_thread(void *argument, int thread, int n_threads)
     const fl_recurrent *layer = stream->layer;
     int64_t first, end;
     for (int64_t level = 0; level < layer->config.num_layers; level++) {
+        if (level > 0)
+            fl_barrier_wait(&stream->barrier, n_threads);
         for (int p = 0; stream->gates && p < layer->n_parts; p++) {
             fl_split(layer->part[p].blocks, thread, n_threads, &first, &end);
             if (layer->part[p].sees_x && layer->config.dtype == FL_FLOAT64)
@@ -141,20 +143,21 @@ static void step_thread(void *argument, int thread, int n_threads)
                 project_step_f32(stream, level, p, thread, first, end);
         }
         for (int p = 0; p < layer->n_parts; p++) {
+            if (p > 0)
+                fl_barrier_wait(&stream->barrier, n_threads);
             fl_split(layer->part[p].blocks, thread, n_threads, &first, &end);
             if (layer->config.dtype == FL_FLOAT64)
                 step_part_f64(stream, level, p, thread, first, end);
             else
                 step_part_f32(stream, level, p, thread, first, end);
-            fl_barrier_wait(&stream->barrier, n_threads);
         }
         if (!fl_projects(layer))
             continue;
+        fl_barrier_wait(&stream->barrier, n_threads);
         if (layer->config.dtype == FL_FLOAT64)
             project_step_output_f64(stream, level, thread, n_threads);
         else
             project_step_output_f32(stream, level, thread, n_threads);
-        fl_barrier_wait(&stream->barrier, n_threads);
     }
 }
 
