@@ -8,7 +8,7 @@
 
 #include "base/cpu.h"
 #define FL_TILE_NEAR_BYTES (48 * 1024) /* so that small products are far ones too */
-#include "kernels/tile_gemm.h"
+#include "isa/tile_bodies.h"
 #include "support.h"
 
 static float random_float(generator *from, double limit)

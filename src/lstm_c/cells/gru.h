@@ -8,6 +8,7 @@
 static const fl_cell_facts FL_T(gru_facts) = {.name = "gru",
                                               .slot_names = "nrzu",
                                               .takes_mask = 1,
+                                              .in_stages = FL_GRU_STAGES,
                                               .slots = 4,
                                               .x_gates = 3,
                                               .h_gates = 3,

@@ -5,6 +5,7 @@
 static const fl_cell_facts FL_T(lstm_facts) = {.name = "lstm",
                                                .slot_names = "ifgo",
                                                .takes_mask = 1,
+                                               .in_stages = FL_LSTM_STAGES,
                                                .slots = 4,
                                                .x_gates = 4,
                                                .h_gates = 4,

@@ -3,7 +3,7 @@
 #include "isa/isa.h"
 
 #if (defined(__AMX_TILE__) && defined(__AMX_BF16__)) || defined(FASTLSTM_EMULATE_TILES)
-#include "kernels/tile_gemm.h"
+#include "isa/tile_bodies.h"
 
 const fl_tile_kernels fl_tiles_amx = {tile_split_rows, tile_split_columns, tile_split_block,
                                       tile_gemm};

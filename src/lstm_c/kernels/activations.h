@@ -179,25 +179,36 @@ FL_INLINE void FL_T(squash_fraction)(FL_T(fl_squash) * s, const int is_tanh)
 #endif
 }
 
+/* Stage 0, 1, 2 or 3 of `n` activations, tanh where bit i of `tanhs` is set, else sigmoid; all but
+ * s are constants. After the last one the results are x / q. */
+FL_INLINE void FL_T(squash_stage)(FL_T(fl_squash) * s, const int n, const unsigned tanhs,
+                                  const int stage)
+{
+    FL_UNROLL
+    for (int i = 0; i < n; i++) {
+        const int is_tanh = tanhs >> i & 1;
+        if (stage == 0)
+            FL_T(squash_round)(&s[i], is_tanh);
+        else if (stage == 1)
+            FL_T(squash_reduce)(&s[i], is_tanh);
+        else if (stage == 2)
+            FL_T(squash_even_part)(&s[i], is_tanh);
+        else
+            FL_T(squash_fraction)(&s[i], is_tanh);
+    }
+}
+
 /* x[i] = tanh(x[i]) where bit i of `tanhs` is set, else sigmoid(x[i]), for i < n, as many as a unit
  * has slots at most; both are constants. */
 FL_INLINE void v_squash(vec *x, const int n, const unsigned tanhs)
 {
     FL_T(fl_squash) s[FL_MAX_SLOTS];
     FL_UNROLL
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         s[i].x = x[i];
-        FL_T(squash_round)(&s[i], tanhs >> i & 1);
-    }
     FL_UNROLL
-    for (int i = 0; i < n; i++)
-        FL_T(squash_reduce)(&s[i], tanhs >> i & 1);
-    FL_UNROLL
-    for (int i = 0; i < n; i++)
-        FL_T(squash_even_part)(&s[i], tanhs >> i & 1);
-    FL_UNROLL
-    for (int i = 0; i < n; i++)
-        FL_T(squash_fraction)(&s[i], tanhs >> i & 1);
+    for (int stage = 0; stage < 4; stage++)
+        FL_T(squash_stage)(s, n, tanhs, stage);
     FL_UNROLL
     for (int i = 0; i < n; i++)
         x[i] = s[i].x / s[i].q;
@@ -235,7 +246,7 @@ FL_INLINE vec v_log_sigmoid(vec x)
 }
 
 #define FL_ACTIVATION_LOOP(name)                                                                   \
-    static void FL_T(name##_array)(const real *x, real *y, int64_t count)                          \
+    static inline void FL_T(name##_array)(const real *x, real *y, int64_t count)                   \
     {                                                                                              \
         int64_t i = 0;                                                                             \
         for (; i + FL_LANES <= count; i += FL_LANES)                                               \

@@ -27,6 +27,8 @@ typedef struct fl_peephole {
     int current; /* 1: the state after the step, 0: before it */
 } fl_peephole;
 
+enum { FL_LSTM_STAGES = 1, FL_GRU_STAGES }; /* kernels/cell_stages.h */
+
 /* Facts of a cell that the layers and the step kernels need; the same for each ISA and dtype.
  * A unit has `slots` accumulators. Slot s takes the x W product of gate x_gate[s] and the recurrent
  * product of gate h_gate[s] (-1: none), so a gate may keep the two apart (GRU) or lack one. */
@@ -56,6 +58,7 @@ typedef struct fl_cell_facts {
     int is_prelude;      /* 1: not a cell by itself */
     int transient;       /* 1: the states pass from prelude to main cell and are not carried on */
     int takes_decay;     /* 1: the pointwise body reads a weight per row, `decay` */
+    int in_stages;       /* FL_*_STAGES: products on tiles take a row in stages; 0: at once */
     int n_peepholes;
     fl_peephole peephole[FL_MAX_PEEPHOLES];
 } fl_cell_facts;

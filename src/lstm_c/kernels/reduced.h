@@ -116,6 +116,8 @@ typedef struct fl_tile_gemm {
      * blocks may be multiplied meanwhile. */
     void (*finish)(void *context, int64_t block, int64_t row, const float *sums);
     void *context;
+    int in_stages; /* what `finish` does is a row of `step`, an fl_step_f32 of such cells; or 0 */
+    const void *step;
 } fl_tile_gemm;
 
 typedef struct fl_tile_kernels {

@@ -6,16 +6,18 @@
  * with one part the plain bfloat16 product. Sums are float32 in the registers of the tiles; a
  * product of two bfloat16 numbers is exact there. (Henry, Tang and Heinecke, arXiv 1904.06376.)
  *
- * A square of two row tiles by two column tiles has four sums, and each tile that it loads serves
- * two products: 14 loads for the 24 products of six terms. A single row tile goes with four column
- * tiles. Rows are cut into tiles of equal height, at most 16.
+ * A square of two row tiles by two column tiles has four sums, and each part of A that it loads
+ * serves two products: 17 loads for the 24 products of six terms. A single row tile goes with two
+ * column tiles. Rows are cut into tiles of equal height, at most 16.
  *
  * Products of tiles take one port and the registers' loads others; the rest of the core is free,
- * but its window holds few operations on tiles beside other work. So what becomes of the sums of
- * one piece of C is done while the next piece is multiplied, a row after every few terms, and what
- * comes next from further than the second cache is fetched meanwhile.
+ * but few operations on tiles can be in flight before the work between them is done. So what
+ * becomes of the sums of one piece of C is done while the next piece is multiplied, a row after
+ * every few terms, or a stage of it after each product (cell_stages.h), and what comes next from
+ * further than the second cache is fetched meanwhile.
  */
 #include "kernels/tile_split.h"
+#include "kernels/cell_stages.h"
 
 #ifndef FL_TILE_NEAR_BYTES /* what the second cache keeps */
 #define FL_TILE_NEAR_BYTES (1280 * 1024)
@@ -35,6 +37,7 @@ typedef struct tile_piece {
     const fl_tile_gemm *g;
     float *sums; /* (rows, SUMS_ROW) */
     int64_t block, row, rows, next;
+    int64_t row_tile;       /* the first one */
     int64_t first, columns; /* of C */
     int64_t terms, due;     /* a row is due when this reaches `terms` */
 } tile_piece;
@@ -69,40 +72,57 @@ FL_INLINE void hand_over_rest(tile_piece *piece)
         hand_over(piece);
 }
 
-/* A factor's tiles of a block: where they are, and which column tiles of C they are for. */
-typedef struct tile_block {
-    const char *a, *b;
+/* A factor's tiles: where they are, and which column tiles of a block of C they are for. */
+typedef struct tile_factor {
+    const char *a, *b;   /* of the first rows; of the first columns of block 0 */
     int64_t steps;       /* of the depth */
     int64_t used, bytes; /* of a tile of rows or columns in these steps; to the next tile */
+    int64_t block_bytes; /* to the next block of B */
     int first, end;
-} tile_block;
-
-FL_INLINE tile_block block_of(const fl_tile_gemm *g, const fl_tile_factor *factor, int64_t block,
-                              int64_t row_tile)
+} tile_factor;
+FL_INLINE const char *tile_rows_of(const tile_factor *factor, int64_t row_tile)
 {
-    int64_t depth = factor->split_depth ? factor->split_depth : factor->depth,
-            tiles = (factor->columns + FL_TILE_SIDE - 1) / FL_TILE_SIDE,
-            b_tiles =
-                factor->b_columns ? (factor->b_columns + FL_TILE_SIDE - 1) / FL_TILE_SIDE : tiles;
-    tile_block found = {
-        .steps = (factor->depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH,
-        .used = FL_TILE_SIDE * sizeof(uint16_t) * fl_tile_row_size(factor->depth, g->parts),
-        .bytes = FL_TILE_SIDE * sizeof(uint16_t) * fl_tile_row_size(depth, g->parts),
-        .first = (int)(factor->first / FL_TILE_SIDE)};
-    found.end = found.first + (int)tiles;
-    found.a = (const char *)factor->a + row_tile * found.bytes;
-    found.b = (const char *)factor->b +
-              (block * b_tiles + (factor->b_columns ? found.first : 0)) * found.bytes;
-    return found;
+    return factor->a + row_tile * factor->bytes;
+}
+FL_INLINE const char *tile_columns_of(const tile_factor *factor, int64_t block, int column)
+{
+    return factor->b + block * factor->block_bytes + (column - factor->first) * factor->bytes;
+}
+
+/* What is the same for all pieces of C. */
+typedef struct tile_plan {
+    const fl_tile_gemm *g;
+    tile_factor factor[2];
+    int factors, columns; /* column tiles of a block */
+    int64_t height;       /* rows of a row tile */
+} tile_plan;
+
+FL_INLINE tile_plan plan_of(const fl_tile_gemm *g)
+{
+    tile_plan plan = {.g = g, .columns = (int)tiles_of(g->width), .height = tile_height(g->rows)};
+    for (int f = 0; f < 2 && g->factor[f].depth; f++, plan.factors++) {
+        const fl_tile_factor *given = &g->factor[f];
+        const int64_t depth = given->split_depth ? given->split_depth : given->depth,
+                      tiles = tiles_of(given->columns), tile = FL_TILE_SIDE * sizeof(uint16_t);
+        tile_factor *made = &plan.factor[f];
+        made->steps = (given->depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH;
+        made->used = tile * fl_tile_row_size(given->depth, g->parts);
+        made->bytes = tile * fl_tile_row_size(depth, g->parts);
+        made->first = (int)(given->first / FL_TILE_SIDE);
+        made->end = made->first + (int)tiles;
+        made->a = (const char *)given->a;
+        made->b = (const char *)given->b + (given->b_columns ? made->first * made->bytes : 0);
+        made->block_bytes = (given->b_columns ? tiles_of(given->b_columns) : tiles) * made->bytes;
+    }
+    return plan;
 }
 
 /* Squares of `rows` rows by two column tiles, and the terms of each. */
-FL_INLINE int64_t squares_of(const fl_tile_gemm *g, int64_t rows)
+FL_INLINE int64_t squares_of(const tile_plan *plan, int64_t rows)
 {
-    int64_t both = 2 * tile_height(g->rows);
-    return (rows + both - 1) / both;
+    return (rows + 2 * plan->height - 1) / (2 * plan->height);
 }
-FL_INLINE int64_t square_terms(const tile_block *of, const int parts)
+FL_INLINE int64_t square_terms(const tile_factor *of, const int parts)
 {
     return of->steps * parts * (parts + 1) / 2;
 }
@@ -117,7 +137,7 @@ typedef struct tile_ahead {
     int64_t share;
 } tile_ahead;
 FL_INLINE void look_ahead(tile_ahead *ahead, int f, const char *at, int64_t tiles,
-                          const tile_block *of, int64_t shares)
+                          const tile_factor *of, int64_t shares)
 {
     ahead->of[f].at = at;
     ahead->of[f].other = tiles > 1 ? of->bytes : 0;
@@ -131,7 +151,7 @@ FL_INLINE const float *common_init(const fl_tile_gemm *g, int64_t block)
 }
 #define FL_TILE_START(C, column)                                                                   \
     do {                                                                                           \
-        if (init && (column) * FL_TILE_SIDE < g->width)                                            \
+        if (init)                                                                                  \
             t_load(tiles, C, init + (column) * FL_TILE_SIDE, 0);                                   \
         else                                                                                       \
             t_zero(tiles, C);                                                                      \
@@ -141,158 +161,237 @@ FL_INLINE const float *common_init(const fl_tile_gemm *g, int64_t block)
  * all that take a part of B stand together: hi lo, hi mid, mid mid, mid hi, lo hi, hi hi; with two
  * parts hi lo, hi hi, lo hi. It is the same for every shape, as are the bits. */
 
-/* One row tile, of which A's parts fill registers 4 to 6, by all column tiles, of which register 7
- * has a part: it is loaded once, for the terms that it is in. */
-#define FL_ROW_TERMS(C, B, TERMS, FIRST, SECOND, THIRD)                                            \
-    do {                                                                                           \
-        if (of.first <= (C) && (C) < of.end) {                                                     \
-            t_load(tiles, 7, b + (C) * of.bytes + (B) * FL_TILE_BYTES, 64);                        \
-            t_dot(tiles, C, FIRST, 7);                                                             \
-            if ((TERMS) > 1)                                                                       \
-                t_dot(tiles, C, SECOND, 7);                                                        \
-            if ((TERMS) > 2)                                                                       \
-                t_dot(tiles, C, THIRD, 7);                                                         \
-        }                                                                                          \
-    } while (0)
-#define FL_ROW_PART(B, TERMS, FIRST, SECOND, THIRD)                                                \
-    do {                                                                                           \
-        FL_ROW_TERMS(0, B, TERMS, FIRST, SECOND, THIRD);                                           \
-        FL_ROW_TERMS(1, B, TERMS, FIRST, SECOND, THIRD);                                           \
-        FL_ROW_TERMS(2, B, TERMS, FIRST, SECOND, THIRD);                                           \
-        FL_ROW_TERMS(3, B, TERMS, FIRST, SECOND, THIRD);                                           \
-        hand_over_due(before);                                                                     \
-    } while (0)
-FL_INLINE void multiply_row(fl_tiles *tiles, const fl_tile_gemm *g, const int parts, int64_t block,
-                            float *sums, tile_piece *before)
+/* What is multiplied between two stores of sums, but for the registers. */
+typedef struct tile_square {
+    fl_tiles *tiles;
+    const char *a, *b;
+    int64_t steps, bytes; /* of the depth; to the next tile of rows or columns */
+    tile_piece *before;
+    const char *fetched;
+    int64_t other, fetch; /* to what is fetched beside it; bytes of each, a term */
+} tile_square;
+
+FL_INLINE void fetch_ahead(tile_square *s)
 {
-    const float *init = common_init(g, block);
-    (void)tiles; /* the registers themselves, where there are any */
-    FL_TILE_START(0, 0);
-    FL_TILE_START(1, 1);
-    FL_TILE_START(2, 2);
-    FL_TILE_START(3, 3);
-    for (int f = 0; f < 2 && g->factor[f].depth; f++) {
-        const tile_block of = block_of(g, &g->factor[f], block, 0);
-        const char *a = of.a, *b = of.b - of.first * of.bytes;
-        for (int64_t k = 0; k < of.steps;
-             k++, a += parts * FL_TILE_BYTES, b += parts * FL_TILE_BYTES) {
-            t_load(tiles, 4, a, 64);
-            if (parts > 1)
-                t_load(tiles, 5, a + FL_TILE_BYTES, 64);
-            if (parts > 2)
-                t_load(tiles, 6, a + 2 * FL_TILE_BYTES, 64);
-            if (parts == 1) {
-                FL_ROW_PART(0, 1, 4, 4, 4);
-            } else if (parts == 2) {
-                FL_ROW_PART(1, 1, 4, 4, 4);
-                FL_ROW_PART(0, 2, 4, 5, 5);
-            } else {
-                FL_ROW_PART(2, 1, 4, 4, 4);
-                FL_ROW_PART(1, 2, 4, 5, 5);
-                FL_ROW_PART(0, 3, 5, 6, 4);
-            }
-        }
+    for (int64_t done = 0; done < s->fetch; done += FETCHED, s->fetched += FETCHED) {
+        __builtin_prefetch(s->fetched, 0, 2);
+        __builtin_prefetch(s->fetched + s->other, 0, 2);
     }
-    t_store(tiles, 0, sums, 4 * SUMS_ROW);
-    if (g->width > FL_TILE_SIDE)
-        t_store(tiles, 1, sums + FL_TILE_SIDE, 4 * SUMS_ROW);
-    if (g->width > 2 * FL_TILE_SIDE)
-        t_store(tiles, 2, sums + 2 * FL_TILE_SIDE, 4 * SUMS_ROW);
-    if (g->width > 3 * FL_TILE_SIDE)
-        t_store(tiles, 3, sums + 3 * FL_TILE_SIDE, 4 * SUMS_ROW);
+}
+/* The next row of cells, to be taken in stages. What it writes of the next block is fetched: rows
+ * may be pages apart, which no hardware prefetcher follows. */
+FL_INLINE void begin_cells(tile_piece *piece, cell_row *r)
+{
+    const fl_tile_gemm *g = piece->g;
+    const fl_step_f32 *step = g->step;
+    const int64_t row = piece->row + piece->next,
+                  next = g->descending ? piece->block - 1 : piece->block + 1;
+    *r = (cell_row){.step = step,
+                    .sums = piece->sums + piece->next++ * SUMS_ROW,
+                    .init = g->init_row ? g->init + row * g->init_row + piece->first : NULL,
+                    .row = row,
+                    .unit = piece->block * FL_LANES};
+    if (next < g->block_first || next >= g->block_end)
+        return;
+    __builtin_prefetch(step->h + row * step->h_row + next * FL_LANES, 1);
+    for (int i = 0; step->saved && i < 4; i++)
+        __builtin_prefetch(step->saved + row * step->saved_row + (4 * next + i) * FL_LANES, 1);
 }
 
-/* A square: `two_rows` row tiles, of which registers 4 and 5 have a part of A, by column tiles
- * `left` and left + 1, of which 6 and 7 have a part of B. */
+/* Stages of a row go beside the eight products of two terms, or, where there are few terms, the
+ * four of one: whether a row is due. */
+FL_INLINE int begin_row(tile_square *s, const int terms, cell_row *r)
+{
+    tile_piece *before = s->before;
+    before->due += terms * before->rows;
+    for (; before->due >= 2 * before->terms; before->due -= before->terms)
+        hand_over(before);
+    if (before->due < before->terms)
+        return 0;
+    before->due -= before->terms;
+    begin_cells(before, r);
+    return 1;
+}
+#define FL_BESIDE(PRODUCT)                                                                         \
+    do {                                                                                           \
+        if (busy && slot_terms == 2) {                                                             \
+            cell_stage(&r, cell, term % 2 * 4 + (PRODUCT));                                        \
+        } else if (busy) {                                                                         \
+            cell_stage(&r, cell, 2 * (PRODUCT));                                                   \
+            cell_stage(&r, cell, 2 * (PRODUCT) + 1);                                               \
+        }                                                                                          \
+    } while (0)
+
+/* The steps of a square: one or two row tiles, of which registers 4 and 5 have a part of A, by the
+ * column tiles that the factor has there, of which 6 has a part of B, of one after the other. Each
+ * term begins with the column that 6 still holds. Register 7 stays zero. `cell`: rows of it are
+ * taken in stages meanwhile, or 0. */
 #define FL_SQUARE_A(PART)                                                                          \
     do {                                                                                           \
         t_load(tiles, 4, a + (PART) * FL_TILE_BYTES, 64);                                          \
         if (two_rows)                                                                              \
-            t_load(tiles, 5, a + of.bytes + (PART) * FL_TILE_BYTES, 64);                           \
+            t_load(tiles, 5, a + bytes + (PART) * FL_TILE_BYTES, 64);                              \
     } while (0)
-#define FL_SQUARE_B(PART)                                                                          \
+#define FL_SQUARE_COLUMN(HAS, C, C_BELOW, FROM, LOADS, PRODUCT)                                    \
     do {                                                                                           \
-        if (has_left)                                                                              \
-            t_load(tiles, 6, b + (PART) * FL_TILE_BYTES, 64);                                      \
-        if (has_right)                                                                             \
-            t_load(tiles, 7, b + of.bytes + (PART) * FL_TILE_BYTES, 64);                           \
+        if ((HAS) && (LOADS))                                                                      \
+            t_load(tiles, 6, FROM, 64);                                                            \
+        if (HAS)                                                                                   \
+            t_dot(tiles, C, 4, 6);                                                                 \
+        FL_BESIDE(PRODUCT);                                                                        \
+        if ((HAS) && two_rows)                                                                     \
+            t_dot(tiles, C_BELOW, 5, 6);                                                           \
+        FL_BESIDE((PRODUCT) + 1);                                                                  \
     } while (0)
-#define FL_SQUARE_TERM()                                                                           \
+#define FL_SQUARE_LEFT(PART, LOADS, PRODUCT)                                                       \
+    FL_SQUARE_COLUMN(has_left, 0, 2, b + (PART) * FL_TILE_BYTES, LOADS, PRODUCT)
+#define FL_SQUARE_RIGHT(PART, LOADS, PRODUCT)                                                      \
+    FL_SQUARE_COLUMN(has_right, 1, 3, b + bytes + (PART) * FL_TILE_BYTES, LOADS, PRODUCT)
+/* Columns FIRST and SECOND by part B of theirs, which is loaded or still there. */
+#define FL_SQUARE_TERM(TERM, B, FIRST, FIRST_LOADS, SECOND, SECOND_LOADS)                          \
     do {                                                                                           \
-        if (has_left)                                                                              \
-            t_dot(tiles, 0, 4, 6);                                                                 \
-        if (has_right)                                                                             \
-            t_dot(tiles, 1, 4, 7);                                                                 \
-        if (two_rows && has_left)                                                                  \
-            t_dot(tiles, 2, 5, 6);                                                                 \
-        if (two_rows && has_right)                                                                 \
-            t_dot(tiles, 3, 5, 7);                                                                 \
-        for (int64_t done_ = 0; done_ < fetch; done_ += FETCHED, fetched += FETCHED) {             \
-            __builtin_prefetch(fetched, 0, 2);                                                     \
-            __builtin_prefetch(fetched + other, 0, 2);                                             \
-        }                                                                                          \
-        hand_over_due(before);                                                                     \
+        const int term = (TERM);                                                                   \
+        if (cell && term % slot_terms == 0)                                                        \
+            busy = begin_row(s, slot_terms, &r);                                                   \
+        FL_SQUARE_##FIRST(B, FIRST_LOADS, 0);                                                      \
+        FL_SQUARE_##SECOND(B, SECOND_LOADS, 2);                                                    \
+        fetch_ahead(s);                                                                            \
+        if (!cell)                                                                                 \
+            hand_over_due(s->before);                                                              \
     } while (0)
-FL_INLINE void multiply_square(fl_tiles *tiles, const fl_tile_gemm *g, const int parts,
-                               const tile_piece *piece, int64_t row, int left, tile_piece *before,
-                               const tile_ahead *ahead)
+FL_INLINE void square_steps(tile_square *s, const int parts, const int cell, const int two_rows,
+                            const int has_left, const int has_right)
 {
-    const int64_t block = piece->block, height = tile_height(g->rows);
-    const int columns = (int)((g->width + FL_TILE_SIDE - 1) / FL_TILE_SIDE),
-              two_columns = left + 1 < columns, two_rows = row + height < piece->rows;
-    const float *init = common_init(g, block);
+    fl_tiles *tiles = s->tiles;
+    const int64_t bytes = s->bytes;
+    const char *a = s->a, *b = s->b;
+    const int slot_terms = parts > 2 ? 2 : 1;
+    cell_row r = {0};
+    int busy = 0;
+    (void)tiles; /* the registers themselves, where there are any */
+    for (int64_t k = s->steps; k > 0; k--, a += parts * FL_TILE_BYTES, b += parts * FL_TILE_BYTES) {
+        FL_SQUARE_A(0);
+        FL_SQUARE_TERM(0, parts - 1, LEFT, 1, RIGHT, 1);
+        if (parts == 1)
+            continue;
+        FL_SQUARE_TERM(1, parts - 2, RIGHT, 1, LEFT, 1);
+        FL_SQUARE_A(1);
+        FL_SQUARE_TERM(2, parts - 2, LEFT, 0, RIGHT, has_left);
+        if (parts == 2)
+            continue;
+        FL_SQUARE_TERM(3, 0, RIGHT, 1, LEFT, 1);
+        FL_SQUARE_A(2);
+        FL_SQUARE_TERM(4, 0, LEFT, 0, RIGHT, has_left);
+        FL_SQUARE_A(0);
+        FL_SQUARE_TERM(5, 0, RIGHT, 0, LEFT, has_right);
+    }
+}
+
+/* The same of a row tile alone, of which registers 4 to 6 have all parts of A, and 7 a part of B:
+ * it is loaded once, for the terms that it is in. Registers 2 and 3 stay zero. */
+#define FL_ROW_COLUMN(C, FROM, PART, TERMS, FIRST, SECOND, THIRD)                                  \
+    do {                                                                                           \
+        t_load(tiles, 7, (FROM) + (PART) * FL_TILE_BYTES, 64);                                     \
+        t_dot(tiles, C, FIRST, 7);                                                                 \
+        if ((TERMS) > 1)                                                                           \
+            t_dot(tiles, C, SECOND, 7);                                                            \
+        if ((TERMS) > 2)                                                                           \
+            t_dot(tiles, C, THIRD, 7);                                                             \
+    } while (0)
+#define FL_ROW_PART(PART, TERMS, FIRST, SECOND, THIRD)                                             \
+    do {                                                                                           \
+        if (has_left)                                                                              \
+            FL_ROW_COLUMN(0, b, PART, TERMS, FIRST, SECOND, THIRD);                                \
+        if (has_right)                                                                             \
+            FL_ROW_COLUMN(1, b + s->bytes, PART, TERMS, FIRST, SECOND, THIRD);                     \
+        hand_over_due(s->before);                                                                  \
+    } while (0)
+FL_INLINE void row_steps(tile_square *s, const int parts, const int has_left, const int has_right)
+{
+    fl_tiles *tiles = s->tiles;
+    const char *a = s->a, *b = s->b;
     (void)tiles;
-    FL_TILE_START(0, left);
-    FL_TILE_START(1, left + 1);
-    FL_TILE_START(2, left);
-    FL_TILE_START(3, left + 1);
-    for (int f = 0; f < 2 && g->factor[f].depth; f++) {
-        const tile_block of = block_of(g, &g->factor[f], block, (piece->row + row) / height);
-        const int has_left = of.first <= left && left < of.end,
-                  has_right = of.first <= left + 1 && left + 1 < of.end;
-        const char *a = of.a, *b = of.b + (left - of.first) * of.bytes;
-        const int64_t terms = square_terms(&of, parts), other = ahead->of[f].other,
-                      fetch = padded_to((ahead->of[f].bytes + terms - 1) / terms, FETCHED);
-        const char *fetched = ahead->of[f].at + ahead->share * ahead->of[f].bytes;
-        for (int64_t k = 0; (has_left || has_right) && k < of.steps;
-             k++, a += parts * FL_TILE_BYTES, b += parts * FL_TILE_BYTES) {
-            if (parts == 1) {
-                FL_SQUARE_A(0);
-                FL_SQUARE_B(0);
-                FL_SQUARE_TERM();
-            } else if (parts == 2) {
-                FL_SQUARE_A(0);
-                FL_SQUARE_B(1);
-                FL_SQUARE_TERM();
-                FL_SQUARE_B(0);
-                FL_SQUARE_TERM();
-                FL_SQUARE_A(1);
-                FL_SQUARE_TERM();
-            } else {
-                FL_SQUARE_A(0);
-                FL_SQUARE_B(2);
-                FL_SQUARE_TERM();
-                FL_SQUARE_B(1);
-                FL_SQUARE_TERM();
-                FL_SQUARE_A(1);
-                FL_SQUARE_TERM();
-                FL_SQUARE_B(0);
-                FL_SQUARE_TERM();
-                FL_SQUARE_A(2);
-                FL_SQUARE_TERM();
-                FL_SQUARE_A(0);
-                FL_SQUARE_TERM();
-            }
+    for (int64_t k = s->steps; k > 0; k--, a += parts * FL_TILE_BYTES, b += parts * FL_TILE_BYTES) {
+        t_load(tiles, 4, a, 64);
+        if (parts > 1)
+            t_load(tiles, 5, a + FL_TILE_BYTES, 64);
+        if (parts > 2)
+            t_load(tiles, 6, a + 2 * FL_TILE_BYTES, 64);
+        if (parts == 1) {
+            FL_ROW_PART(0, 1, 4, 4, 4);
+        } else if (parts == 2) {
+            FL_ROW_PART(1, 1, 4, 4, 4);
+            FL_ROW_PART(0, 2, 4, 5, 5);
+        } else {
+            FL_ROW_PART(2, 1, 4, 4, 4);
+            FL_ROW_PART(1, 2, 4, 5, 5);
+            FL_ROW_PART(0, 3, 5, 6, 4);
         }
+    }
+}
+
+/* The steps that the factor has in this square, for each pair of its columns code of its own. */
+#define FL_OF_COLUMNS(steps, ...)                                                                  \
+    do {                                                                                           \
+        if (has_left && has_right)                                                                 \
+            steps(__VA_ARGS__, 1, 1);                                                              \
+        else if (has_left)                                                                         \
+            steps(__VA_ARGS__, 1, 0);                                                              \
+        else if (has_right)                                                                        \
+            steps(__VA_ARGS__, 0, 1);                                                              \
+    } while (0)
+FL_INLINE void multiply_square(fl_tiles *tiles, const tile_plan *plan, const int parts,
+                               const int alone, const tile_piece *piece, int64_t square, int left,
+                               tile_piece *before, const tile_ahead *ahead)
+{
+    const fl_tile_gemm *g = plan->g;
+    const int64_t row = 2 * square * plan->height;
+    const int two_columns = left + 1 < plan->columns,
+              two_rows = !alone && row + plan->height < piece->rows;
+    const float *init = common_init(g, piece->block);
+    (void)tiles; /* the registers themselves, where there are any */
+    FL_TILE_START(0, left);
+    if (two_columns)
+        FL_TILE_START(1, left + 1);
+    if (two_rows)
+        FL_TILE_START(2, left);
+    if (two_rows && two_columns)
+        FL_TILE_START(3, left + 1);
+    for (int f = 0; f < plan->factors; f++) {
+        const tile_factor *of = &plan->factor[f];
+        tile_square s = {.tiles = tiles,
+                         .a = tile_rows_of(of, piece->row_tile + 2 * square),
+                         .b = tile_columns_of(of, piece->block, left),
+                         .steps = of->steps,
+                         .bytes = of->bytes,
+                         .before = before};
+        const int has_left = of->first <= left && left < of->end,
+                  has_right = of->first <= left + 1 && left + 1 < of->end;
+        if (ahead && ahead->of[f].bytes) {
+            const int64_t terms = square_terms(of, parts);
+            s.fetched = ahead->of[f].at + ahead->share * ahead->of[f].bytes;
+            s.other = ahead->of[f].other;
+            s.fetch = padded_to((ahead->of[f].bytes + terms - 1) / terms, FETCHED);
+        }
+        if (alone)
+            FL_OF_COLUMNS(row_steps, &s, parts);
+        else if (!two_rows)
+            FL_OF_COLUMNS(square_steps, &s, parts, 0, 0);
+        else if (g->in_stages == FL_LSTM_STAGES)
+            square_steps(&s, parts, FL_LSTM_STAGES, 1, 1, 1);
+        else if (g->in_stages == FL_GRU_STAGES)
+            FL_OF_COLUMNS(square_steps, &s, parts, FL_GRU_STAGES, 1);
+        else
+            FL_OF_COLUMNS(square_steps, &s, parts, 0, 1);
     }
     float *sums = piece->sums + row * SUMS_ROW + left * FL_TILE_SIDE;
     t_store(tiles, 0, sums, 4 * SUMS_ROW);
     if (two_columns)
         t_store(tiles, 1, sums + FL_TILE_SIDE, 4 * SUMS_ROW);
     if (two_rows)
-        t_store(tiles, 2, sums + height * SUMS_ROW, 4 * SUMS_ROW);
+        t_store(tiles, 2, sums + plan->height * SUMS_ROW, 4 * SUMS_ROW);
     if (two_rows && two_columns)
-        t_store(tiles, 3, sums + height * SUMS_ROW + FL_TILE_SIDE, 4 * SUMS_ROW);
+        t_store(tiles, 3, sums + plan->height * SUMS_ROW + FL_TILE_SIDE, 4 * SUMS_ROW);
 }
 
 /* What is read of the factors' blocks, and of their rows. */
@@ -311,30 +410,29 @@ FL_INLINE int64_t bytes_of_rows(const fl_tile_gemm *g)
     return bytes * (int64_t)sizeof(uint16_t);
 }
 
-/* How often hand_over_due is called in a piece of so many squares; in one of a single row tile. */
-FL_INLINE int64_t terms_of_piece(const fl_tile_gemm *g, const int parts, int alone, int64_t squares)
+/* Terms of a piece of so many squares; of a row tile alone. */
+FL_INLINE int64_t terms_of_piece(const tile_plan *plan, const int parts, int alone, int64_t squares)
 {
     int64_t terms = 0;
-    for (int f = 0; f < 2 && g->factor[f].depth; f++) {
-        tile_block of = block_of(g, &g->factor[f], 0, 0);
-        if (alone)
-            terms += of.steps * parts;
-        for (int left = 0; !alone && left * FL_TILE_SIDE < g->width; left += 2)
-            if (of.first <= left + 1 && left < of.end)
-                terms += squares * square_terms(&of, parts);
+    for (int f = 0; f < plan->factors; f++) {
+        const tile_factor *of = &plan->factor[f];
+        for (int left = 0; left < plan->columns; left += 2)
+            if (of->first <= left + 1 && left < of->end)
+                terms += alone ? of->steps * parts : squares * square_terms(of, parts);
     }
     return terms;
 }
 
 /* After a piece's squares of columns `left` on: of far blocks the next columns, where they are read
  * for the first time. */
-FL_INLINE tile_ahead columns_ahead(const fl_tile_gemm *g, const tile_piece *piece, int left)
+FL_INLINE tile_ahead columns_ahead(const tile_plan *plan, const tile_piece *piece, int left)
 {
+    const fl_tile_gemm *g = plan->g;
     tile_ahead ahead = {0};
     int64_t block = piece->block;
     int for_last_rows = 0;
     left += 2;
-    if (left * FL_TILE_SIDE >= g->width) {
+    if (left >= plan->columns) {
         left = 0;
         block += g->descending ? -1 : 1;
         for_last_rows = 1;
@@ -342,25 +440,25 @@ FL_INLINE tile_ahead columns_ahead(const fl_tile_gemm *g, const tile_piece *piec
     if (block < g->block_first || block >= g->block_end ||
         (for_last_rows ? piece->row + piece->rows < g->rows : piece->row > 0))
         return ahead;
-    for (int f = 0; f < 2 && g->factor[f].depth; f++) {
-        const tile_block of = block_of(g, &g->factor[f], block, 0);
-        int first = of.first > left ? of.first : left, end = of.end < left + 2 ? of.end : left + 2;
-        look_ahead(&ahead, f, of.b + (first - of.first) * of.bytes, end - first, &of,
-                   squares_of(g, piece->rows));
+    for (int f = 0; f < plan->factors; f++) {
+        const tile_factor *of = &plan->factor[f];
+        int first = of->first > left ? of->first : left,
+            end = of->end < left + 2 ? of->end : left + 2;
+        look_ahead(&ahead, f, tile_columns_of(of, block, first), end - first, of,
+                   squares_of(plan, piece->rows));
     }
     return ahead;
 }
 
 /* Of far rows by near blocks, the next rows. */
-FL_INLINE tile_ahead rows_ahead(const fl_tile_gemm *g, const tile_piece *piece, int left)
+FL_INLINE tile_ahead rows_ahead(const tile_plan *plan, const tile_piece *piece, int left)
 {
     tile_ahead ahead = {.share = left / 2};
-    int64_t row = piece->row + piece->rows, height = tile_height(g->rows),
-            pairs = (g->width + 2 * FL_TILE_SIDE - 1) / (2 * FL_TILE_SIDE);
-    for (int f = 0; f < 2 && g->factor[f].depth && row < g->rows; f++) {
-        const tile_block of = block_of(g, &g->factor[f], 0, row / height);
-        look_ahead(&ahead, f, of.a, row + height < g->rows ? 2 : 1, &of, pairs);
-    }
+    int64_t row = piece->row + piece->rows;
+    for (int f = 0; f < plan->factors && row < plan->g->rows; f++)
+        look_ahead(&ahead, f, tile_rows_of(&plan->factor[f], row / plan->height),
+                   row + plan->height < plan->g->rows ? 2 : 1, &plan->factor[f],
+                   (plan->columns + 1) / 2);
     return ahead;
 }
 
@@ -371,18 +469,20 @@ FL_INLINE tile_ahead rows_ahead(const fl_tile_gemm *g, const tile_piece *piece, 
 FL_INLINE void multiply_pieces(fl_tiles *tiles, const fl_tile_gemm *g, const int parts)
 {
     float sums[2][FAR_TILES * FL_TILE_SIDE * SUMS_ROW] __attribute__((aligned(64)));
+    const tile_plan plan = plan_of(g);
     const int alone = g->rows <= FL_TILE_SIDE, near = bytes_of_blocks(g) <= NEAR_BYTES,
               all_near = bytes_of_blocks(g) + bytes_of_rows(g) <= NEAR_BYTES;
-    const int64_t height = tile_height(g->rows), row_tiles = (g->rows + height - 1) / height,
-                  most = near ? NEAR_TILES : FAR_TILES, row_pieces = (row_tiles + most - 1) / most,
-                  longest = padded_to((row_tiles + row_pieces - 1) / row_pieces, 2) * height,
-                  blocks = g->block_end - g->block_first,
-                  terms = terms_of_piece(g, parts, alone,
-                                         squares_of(g, longest < g->rows ? longest : g->rows));
+    const int64_t row_tiles = tiles_of(g->rows), most = near ? NEAR_TILES : FAR_TILES,
+                  row_pieces = (row_tiles + most - 1) / most,
+                  piece_tiles = padded_to((row_tiles + row_pieces - 1) / row_pieces, 2),
+                  longest = piece_tiles * plan.height, blocks = g->block_end - g->block_first,
+                  terms = terms_of_piece(&plan, parts, alone,
+                                         squares_of(&plan, longest < g->rows ? longest : g->rows));
     tile_piece before = {.terms = terms};
     for (int64_t n = 0; n < row_pieces * blocks; n++) {
         int64_t done = near ? n % blocks : n / row_pieces,
-                row = (near ? n / blocks : n % row_pieces) * longest, behind = g->rows - row;
+                row_piece = near ? n / blocks : n % row_pieces, row = row_piece * longest,
+                behind = g->rows - row;
         int64_t block = g->descending ? g->block_end - 1 - done : g->block_first + done,
                 first = block * (g->c_block ? g->c_block : g->width), ahead = g->columns - first;
         tile_piece piece = {.g = g,
@@ -390,17 +490,21 @@ FL_INLINE void multiply_pieces(fl_tiles *tiles, const fl_tile_gemm *g, const int
                             .block = block,
                             .row = row,
                             .rows = behind < longest ? behind : longest,
+                            .row_tile = row_piece * piece_tiles,
                             .first = first,
                             .columns = ahead < g->width ? ahead : g->width,
                             .terms = terms};
-        if (alone)
-            multiply_row(tiles, g, parts, piece.block, piece.sums, &before);
-        for (int left = 0; !alone && left * FL_TILE_SIDE < g->width; left += 2) {
+        const int64_t squares = squares_of(&plan, piece.rows);
+        for (int left = 0; left < plan.columns; left += 2) {
+            if (alone) {
+                multiply_square(tiles, &plan, parts, 1, &piece, 0, left, &before, NULL);
+                continue;
+            }
             tile_ahead next = all_near ? (tile_ahead){0}
-                              : near   ? rows_ahead(g, &piece, left)
-                                       : columns_ahead(g, &piece, left);
-            for (int64_t tile = 0; tile < piece.rows; tile += 2 * height, next.share++)
-                multiply_square(tiles, g, parts, &piece, tile, left, &before, &next);
+                              : near   ? rows_ahead(&plan, &piece, left)
+                                       : columns_ahead(&plan, &piece, left);
+            for (int64_t square = 0; square < squares; square++, next.share++)
+                multiply_square(tiles, &plan, parts, 0, &piece, square, left, &before, &next);
         }
         hand_over_rest(&before);
         before = piece;

@@ -54,9 +54,13 @@ FL_INLINE int64_t padded_to(int64_t count, int64_t unit)
 }
 
 /* Rows of each tile of A, of which there are as few as can be. */
+FL_INLINE int64_t tiles_of(int64_t count)
+{
+    return (count + FL_TILE_SIDE - 1) / FL_TILE_SIDE;
+}
 FL_INLINE int64_t tile_height(int64_t rows)
 {
-    int64_t tiles = (rows + FL_TILE_SIDE - 1) / FL_TILE_SIDE;
+    int64_t tiles = tiles_of(rows);
     return (rows + tiles - 1) / tiles;
 }
 
@@ -172,26 +176,32 @@ FL_INLINE uint16_t *split_place(const fl_tile_operand *of, int64_t height, int64
 FL_INLINE void split_rows(const fl_tile_operand *from, const int parts)
 {
     const int64_t tile = FL_TILE_BYTES / 2, height = tile_height(from->rows),
-                  rows = padded_to(from->rows, height),
-                  depth = padded_to(from->depth, FL_TILE_DEPTH),
-                  segment = from->segment ? from->segment : depth,
+                  steps = (from->depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH,
+                  segment = from->segment ? from->segment : from->depth,
                   skipped = from->segment ? from->segment_stride - from->segment : 0;
-    for (int64_t row = 0; row < rows; row++) {
+    uint16_t *row_tile = from->to;
+    for (int64_t row = 0, below = 0; row < from->rows || below; row++) {
         const float *values = from->values + fl_grouped_row(&from->groups, row, from->stride);
-        uint16_t *to = split_place(from, height, row, 0);
-        tile_lanes half[2];
-        int64_t end = segment; /* of the segment that k is in */
-        for (int64_t k = 0; k < depth; k += FL_TILE_SIDE, values += FL_TILE_SIDE) {
-            int64_t left = row < from->rows ? from->depth - k : 0;
-            if (k == end) {
-                end += segment;
-                values += skipped;
+        uint16_t *to = row_tile + below * FL_TILE_DEPTH;
+        int64_t left = row < from->rows ? from->depth : 0, in_segment = segment;
+        for (int64_t k = 0; k < steps; k++, to += parts * tile) {
+            tile_lanes half[2];
+            FL_UNROLL
+            for (int i = 0; i < 2; i++) {
+                half[i] = load_lanes(values, left);
+                values += FL_TILE_SIDE;
+                left -= FL_TILE_SIDE;
+                in_segment -= FL_TILE_SIDE;
+                if (in_segment == 0) {
+                    in_segment = segment;
+                    values += skipped;
+                }
             }
-            half[k / FL_TILE_SIDE % 2] = load_lanes(values, left);
-            if (k / FL_TILE_SIDE % 2 == 0)
-                continue;
             split_lanes(half[0], half[1], parts, to, tile);
-            to += parts * tile;
+        }
+        if (++below == height) {
+            below = 0;
+            row_tile += steps * parts * tile;
         }
     }
 }

@@ -421,7 +421,9 @@ void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
                          .init = s->init,
                          .init_row = s->init_row,
                          .finish = finish_row,
-                         .context = &context};
+                         .context = &context,
+                         .in_stages = part->cell.in_stages,
+                         .step = s};
     uint16_t *to = prepared->rows;
     int factors = 0;
     if (s->x) {

@@ -5,7 +5,11 @@
  * A product, c (rows, 16) += a (rows, 32) b (32, 16), takes a cycle a row: a row of b holds two
  * depths, a pair in each 32-bit lane. Sums are float32, even and odd depths apart; denormal numbers
  * count as zero. Registers below `first_b` of fl_tiles_begin have as many rows as it is told, 1 to
- * 16: they are for a and c; those from there on, for b, have 16. */
+ * 16: they are for a and c; those from there on, for b, have 16.
+ *
+ * A register that holds anything but the zeros of fl_tiles_begin and t_zero takes one of a few
+ * physical ones, which both threads of a core share, and every operation needs a free one: leave
+ * registers alone that a kernel can do without. */
 #ifndef FL_SIMD_TILES_H
 #define FL_SIMD_TILES_H
 
@@ -58,10 +62,21 @@ FL_INLINE int t_any_from(tile_words lanes, uint32_t limit)
 {
     return _mm512_cmpge_epu32_mask((__m512i)lanes, _mm512_set1_epi32((int)limit)) != 0;
 }
+/* Operations on tiles that follow one another closely wait longer than they need while the core's
+ * other thread runs; alone, the room between them costs nothing. */
+#define FL_TILES_APART(n) __asm__ volatile(".rept " #n "; nop; .endr")
 #define t_zero(tiles, n) _tile_zero(n)
-#define t_load(tiles, n, from, row_bytes) _tile_loadd(n, from, row_bytes)
+#define t_load(tiles, n, from, row_bytes)                                                          \
+    do {                                                                                           \
+        _tile_loadd(n, from, row_bytes);                                                           \
+        FL_TILES_APART(4);                                                                         \
+    } while (0)
 #define t_store(tiles, n, to, row_bytes) _tile_stored(n, to, row_bytes)
-#define t_dot(tiles, c, a, b) _tile_dpbf16ps(c, a, b)
+#define t_dot(tiles, c, a, b)                                                                      \
+    do {                                                                                           \
+        _tile_dpbf16ps(c, a, b);                                                                   \
+        FL_TILES_APART(8);                                                                         \
+    } while (0)
 
 #else
 
