@@ -147,15 +147,18 @@ int main(void)
         if (!cell->facts->in_stages)
             continue;
         cells++;
-        static const int64_t rows[] = {17, 32, 49}, units[] = {16, 48, 80};
-        for (int r = 0; r < 3; r++)
-            for (int u = 0; u < 3; u++)
-                for (int parts = 1; parts <= 3; parts++)
-                    for (int kind = 0; kind < 16; kind++) {
-                        stage_case of = {rows[r],  units[u],        parts,          kind & 1,
-                                         kind & 2, (kind & 4) != 0, (kind & 8) != 0};
-                        check_case(cell, &of);
-                    }
+        static const int64_t rows[] = {17, 32, 49}, units[] = {48, 80};
+        static const stage_case kinds[] = {{.parts = 0},
+                                           {.trains = 1, .masks = 1},
+                                           {.masks = 1, .hoists = 1},
+                                           {.trains = 1, .hoists = 1, .descending = 1}};
+        for (int n = 0; n < 3 * 2 * 3 * 4; n++) {
+            stage_case of = kinds[n % 4];
+            of.parts = 1 + n / 4 % 3;
+            of.units = units[n / 12 % 2];
+            of.rows = rows[n / 24];
+            check_case(cell, &of);
+        }
     }
     CHECK(cells > 0);
     return check_report();
