@@ -4,14 +4,7 @@
 
 #include "support.h"
 
-enum {
-    X = 40,
-    MAX_UNITS = 80,
-    MAX_ROWS = 49,
-    LANES = 16,
-    SLOTS = 4,
-    MAX_BLOCKS = MAX_UNITS / LANES
-};
+enum { X = 40, MAX_UNITS = 80, MAX_ROWS = 49, LANES = 16, SLOTS = 4 };
 enum { MAX_WIDTH = SLOTS * MAX_UNITS, MAX_PARTS = 3, MAX_DEPTH = 96 };
 
 typedef struct stage_case {

@@ -105,7 +105,7 @@ FL_INLINE tile_plan plan_of(const fl_tile_gemm *g)
         const int64_t depth = given->split_depth ? given->split_depth : given->depth,
                       tiles = tiles_of(given->columns), tile = FL_TILE_SIDE * sizeof(uint16_t);
         tile_factor *made = &plan.factor[f];
-        made->steps = (given->depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH;
+        made->steps = steps_of(given->depth);
         made->used = tile * fl_tile_row_size(given->depth, g->parts);
         made->bytes = tile * fl_tile_row_size(depth, g->parts);
         made->first = (int)(given->first / FL_TILE_SIDE);

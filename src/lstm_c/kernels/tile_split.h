@@ -53,11 +53,16 @@ FL_INLINE int64_t padded_to(int64_t count, int64_t unit)
     return (count + unit - 1) / unit * unit;
 }
 
-/* Rows of each tile of A, of which there are as few as can be. */
+/* Tiles of so many rows or columns, steps of so many depths. */
 FL_INLINE int64_t tiles_of(int64_t count)
 {
     return (count + FL_TILE_SIDE - 1) / FL_TILE_SIDE;
 }
+FL_INLINE int64_t steps_of(int64_t depth)
+{
+    return (depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH;
+}
+/* Rows of each tile of A, of which there are as few as can be. */
 FL_INLINE int64_t tile_height(int64_t rows)
 {
     int64_t tiles = tiles_of(rows);
@@ -165,7 +170,7 @@ FL_INLINE void transpose_square(const float *const *lines, int64_t first, int64_
  * each. A lies as (row tiles, steps of the depth, parts, 16, 32). */
 FL_INLINE uint16_t *split_place(const fl_tile_operand *of, int64_t height, int64_t row, int64_t k)
 {
-    int64_t steps = (of->depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH;
+    int64_t steps = steps_of(of->depth);
     return (uint16_t *)of->to +
            ((row / height * steps + k / FL_TILE_DEPTH) * of->parts * FL_TILE_SIDE + row % height) *
                FL_TILE_DEPTH +
@@ -176,7 +181,7 @@ FL_INLINE uint16_t *split_place(const fl_tile_operand *of, int64_t height, int64
 FL_INLINE void split_rows(const fl_tile_operand *from, const int parts)
 {
     const int64_t tile = FL_TILE_BYTES / 2, height = tile_height(from->rows),
-                  steps = (from->depth + FL_TILE_DEPTH - 1) / FL_TILE_DEPTH,
+                  steps = steps_of(from->depth),
                   segment = from->segment ? from->segment : from->depth,
                   skipped = from->segment ? from->segment_stride - from->segment : 0;
     uint16_t *row_tile = from->to;
