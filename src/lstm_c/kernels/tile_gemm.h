@@ -251,8 +251,10 @@ FL_INLINE int begin_row(tile_square *s, const int terms, cell_row *r)
 #define FL_SQUARE_TERM(TERM, B, FIRST, FIRST_LOADS, SECOND, SECOND_LOADS)                          \
     do {                                                                                           \
         const int term = (TERM);                                                                   \
-        if (cell && term % slot_terms == 0)                                                        \
+        if (cell && term % slot_terms == 0) {                                                      \
+            r = (cell_row){0}; /* in no register from one row to the next */                       \
             busy = begin_row(s, slot_terms, &r);                                                   \
+        }                                                                                          \
         FL_SQUARE_##FIRST(B, FIRST_LOADS, 0);                                                      \
         FL_SQUARE_##SECOND(B, SECOND_LOADS, 2);                                                    \
         fetch_ahead(s);                                                                            \
