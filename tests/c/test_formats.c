@@ -216,10 +216,15 @@ static void test_parts(void)
     for (int i = 0; i < 200000; i++) {
         float value = tile_value((uint32_t)random_bits(&from));
         uint32_t part[3];
-        tile_lanes rest = {0};
-        rest[i % FL_TILE_SIDE] = value;
+        tile_lanes half[2] = {{0}, {0}};
+        tile_words split[3], largest = {0};
+        const int second = i / FL_TILE_SIDE % 2, lane = i % FL_TILE_SIDE;
+        half[second][lane] = value;
+        largest = larger(larger(largest, half[0]), half[1]);
+        split_lanes(half[0], half[1], 3, any_rounds_to_infinity(largest), (uint16_t *)split,
+                    FL_TILE_DEPTH);
         for (int p = 0; p < 3; p++)
-            part[p] = take_part(&rest, p)[i % FL_TILE_SIDE];
+            part[p] = second ? split[p][lane] & 0xffff0000u : split[p][lane] << 16;
         if (isnan(value)) {
             CHECK(isnan(tile_value(part[0])));
             continue;

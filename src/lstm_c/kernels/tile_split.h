@@ -69,56 +69,70 @@ FL_INLINE int64_t tile_height(int64_t rows)
     return (rows + tiles - 1) / tiles;
 }
 
-static __attribute__((noinline)) void take_first_of_any(tile_lanes *values, tile_words *part)
-{
-    for (int i = 0; i < FL_TILE_SIDE; i++) {
-        (*part)[i] = nearest_bfloat16(tile_bits((*values)[i]));
-        (*values)[i] = rest_of((*values)[i], (*part)[i]);
-    }
-}
-
-/* Part `index` of 16 values, in the upper halves, of what the parts before it have left; values:
- * what it leaves. */
+/* Part `index` of 16 values that round to finite ones, in the upper halves, of what the parts
+ * before it have left; values: what it leaves. Two parts leave 8 bits, which are the third. */
 FL_INLINE tile_words take_part(tile_lanes *values, const int index)
 {
-    tile_words part = (tile_words)*values;
-    if (!index && __builtin_expect(t_any_from(part & 0x7fffffffu, 0x7f7f8000u), 0)) {
-        tile_lanes rest = *values;
-        take_first_of_any(&rest, &part);
-        *values = rest;
-    } else {
-        part = (part + 0x8000u) & 0xffff0000u;
-        *values -= (tile_lanes)part;
+    tile_words part = (tile_words)*values + (index < 2 ? 0x8000u : 0);
+    part &= 0xffff0000u;
+    *values -= (tile_lanes)part;
+    return part;
+}
+/* The first part of any 16 values. */
+FL_INLINE tile_words take_first_of_any(tile_lanes *values)
+{
+    tile_words part;
+    for (int i = 0; i < FL_TILE_SIDE; i++) {
+        part[i] = nearest_bfloat16(tile_bits((*values)[i]));
+        (*values)[i] = rest_of((*values)[i], part[i]);
     }
     return part;
 }
 
-/* Of 32 depths, two share a 32-bit lane: the one of the first 16 low, that of the others high. */
-FL_INLINE tile_words take_pairs(tile_lanes *low, tile_lanes *high, const int index)
+/* 32 values -> parts [first, parts), to[part * part_stride + i]. Of 32 depths, two share a 32-bit
+ * lane: the one of the first 16 low, that of the others high. */
+FL_INLINE void take_parts(tile_lanes low, tile_lanes high, const int first, const int parts,
+                          uint16_t *to, int64_t part_stride)
 {
-    tile_words part = take_part(low, index) >> 16;
-    return part | take_part(high, index);
+    for (int p = first; p < parts; p++) {
+        tile_words pairs = take_part(&low, p) >> 16;
+        pairs |= take_part(&high, p);
+        memcpy(to + p * part_stride, &pairs, sizeof pairs);
+    }
+}
+static __attribute__((noinline)) void split_any_lanes(tile_lanes low, tile_lanes high, int parts,
+                                                      uint16_t *to, int64_t part_stride)
+{
+    tile_words pairs = take_first_of_any(&low) >> 16;
+    pairs |= take_first_of_any(&high);
+    memcpy(to, &pairs, sizeof pairs);
+    take_parts(low, high, 1, parts, to, part_stride);
 }
 
-/* 32 values -> the parts, to[part * part_stride + i]. */
-FL_INLINE void split_lanes(tile_lanes first, tile_lanes second, const int parts, uint16_t *to,
-                           int64_t part_stride)
+/* Numbers that round to infinity, or are not finite, are so rare that lanes are first split as if
+ * there were none, and once more, as any, where the largest was one. `largest`: the magnitudes,
+ * twice over. */
+FL_INLINE tile_words larger(tile_words largest, tile_lanes values)
 {
-    for (int p = 0; p < parts; p++, to += part_stride) {
-        tile_words pairs = take_pairs(&first, &second, p);
-        memcpy(to, &pairs, sizeof pairs);
-    }
+    return t_max(largest, (tile_words)values << 1);
+}
+FL_INLINE int any_rounds_to_infinity(tile_words largest)
+{
+    return __builtin_expect(t_any_from(largest, 0x7f7f8000u << 1), 0);
+}
+FL_INLINE void split_lanes(tile_lanes low, tile_lanes high, const int parts, int of_any,
+                           uint16_t *to, int64_t part_stride)
+{
+    if (__builtin_expect(of_any, 0))
+        split_any_lanes(low, high, parts, to, part_stride);
+    else
+        take_parts(low, high, 0, parts, to, part_stride);
 }
 
 /* The first `count` of 16 values, the others 0; none if that is not positive. */
 FL_INLINE tile_lanes load_lanes(const float *values, int64_t count)
 {
-    tile_lanes lanes = {0};
-    if (count >= FL_TILE_SIDE)
-        memcpy(&lanes, values, sizeof lanes);
-    else if (count > 0)
-        memcpy(&lanes, values, sizeof(float) * (size_t)count);
-    return lanes;
+    return t_lanes(values, count < 0 ? 0 : count < FL_TILE_SIDE ? (int)count : FL_TILE_SIDE);
 }
 
 FL_INLINE void add_lanes(float *to, int64_t count, tile_lanes lanes)
@@ -185,15 +199,18 @@ FL_INLINE void split_rows(const fl_tile_operand *from, const int parts)
                   segment = from->segment ? from->segment : from->depth,
                   skipped = from->segment ? from->segment_stride - from->segment : 0;
     uint16_t *row_tile = from->to;
-    for (int64_t row = 0, below = 0; row < from->rows || below; row++) {
+    int of_any = 0;
+    for (int64_t row = 0, below = 0; row < from->rows || below;) {
         const float *values = from->values + fl_grouped_row(&from->groups, row, from->stride);
         uint16_t *to = row_tile + below * FL_TILE_DEPTH;
         int64_t left = row < from->rows ? from->depth : 0, in_segment = segment;
+        tile_words largest = {0};
         for (int64_t k = 0; k < steps; k++, to += parts * tile) {
             tile_lanes half[2];
             FL_UNROLL
             for (int i = 0; i < 2; i++) {
                 half[i] = load_lanes(values, left);
+                largest = larger(largest, half[i]);
                 values += FL_TILE_SIDE;
                 left -= FL_TILE_SIDE;
                 in_segment -= FL_TILE_SIDE;
@@ -202,8 +219,12 @@ FL_INLINE void split_rows(const fl_tile_operand *from, const int parts)
                     values += skipped;
                 }
             }
-            split_lanes(half[0], half[1], parts, to, tile);
+            split_lanes(half[0], half[1], parts, of_any, to, tile);
         }
+        of_any = !of_any && any_rounds_to_infinity(largest);
+        if (of_any)
+            continue;
+        row++;
         if (++below == height) {
             below = 0;
             row_tile += steps * parts * tile;
@@ -227,11 +248,15 @@ FL_INLINE void split_columns(const fl_tile_operand *from, const int parts)
             for (int i = 0; i < FL_TILE_DEPTH && left > 2 * FL_TILE_DEPTH; i++)
                 __builtin_prefetch(lines[FL_TILE_DEPTH + i] + first);
             tile_lanes low[FL_TILE_SIDE], high[FL_TILE_SIDE];
+            tile_words largest = {0};
             transpose_square(lines, first, rows, left, low);
             transpose_square(lines + FL_TILE_SIDE, first, rows, left - FL_TILE_SIDE, high);
+            for (int i = 0; i < FL_TILE_SIDE; i++)
+                largest = larger(larger(largest, low[i]), high[i]);
+            const int of_any = any_rounds_to_infinity(largest);
             uint16_t *to = split_place(from, FL_TILE_SIDE, row, k);
             for (int i = 0; i < FL_TILE_SIDE; i++, to += FL_TILE_DEPTH)
-                split_lanes(low[i], high[i], parts, to, tile);
+                split_lanes(low[i], high[i], parts, of_any, to, tile);
         }
 }
 static void tile_split_columns(const fl_tile_operand *from)
@@ -243,12 +268,14 @@ static void tile_split_columns(const fl_tile_operand *from)
  * 16, 16, 2), depths k and k + 16 of a step in 32 bits. `rows` of the operand are its columns. */
 FL_INLINE void split_block(const fl_tile_operand *from, const int parts)
 {
+    int of_any = 0;
     for (int64_t k = 0; k < from->depth; k += FL_TILE_DEPTH)
-        for (int64_t first = 0; first < from->rows; first += FL_TILE_SIDE) {
+        for (int64_t first = 0; first < from->rows;) {
             uint32_t *to = (uint32_t *)split_place(from, FL_TILE_SIDE, first, k);
             const float *values = from->values + k * from->stride + first,
                         *values_high = values + FL_TILE_SIDE * from->stride;
             tile_lanes sums = {0};
+            tile_words largest = {0};
             for (int64_t low = k, high = k + FL_TILE_SIDE; low < k + FL_TILE_SIDE; low++, high++,
                          to += FL_TILE_SIDE, values += from->stride, values_high += from->stride) {
                 int64_t left = from->rows - first;
@@ -258,10 +285,16 @@ FL_INLINE void split_block(const fl_tile_operand *from, const int parts)
                 tile_lanes first_half = load_lanes(values, low < from->depth ? left : 0),
                            second_half = load_lanes(values_high, high < from->depth ? left : 0);
                 sums += first_half + second_half;
-                split_lanes(first_half, second_half, parts, (uint16_t *)to, FL_TILE_BYTES / 2);
+                largest = larger(larger(largest, first_half), second_half);
+                split_lanes(first_half, second_half, parts, of_any, (uint16_t *)to,
+                            FL_TILE_BYTES / 2);
             }
+            of_any = !of_any && any_rounds_to_infinity(largest);
+            if (of_any)
+                continue;
             if (from->sums)
                 add_lanes(from->sums + first, from->rows - first, sums);
+            first += FL_TILE_SIDE;
         }
 }
 static void tile_split_block(const fl_tile_operand *from)

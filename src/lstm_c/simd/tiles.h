@@ -62,6 +62,15 @@ FL_INLINE int t_any_from(tile_words lanes, uint32_t limit)
 {
     return _mm512_cmpge_epu32_mask((__m512i)lanes, _mm512_set1_epi32((int)limit)) != 0;
 }
+/* The first 0 to 16 of 16 values, the others 0. */
+FL_INLINE tile_lanes t_lanes(const float *values, int count)
+{
+    return (tile_lanes)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), values);
+}
+FL_INLINE tile_words t_max(tile_words a, tile_words b)
+{
+    return (tile_words)_mm512_max_epu32((__m512i)a, (__m512i)b);
+}
 /* Operations on tiles that follow one another closely wait longer than they need while the core's
  * other thread runs; alone, the room between them costs nothing. */
 #define FL_TILES_APART(n) __asm__ volatile(".rept " #n "; nop; .endr")
@@ -135,6 +144,19 @@ FL_INLINE int t_any_from(tile_words lanes, uint32_t limit)
     for (int i = 0; i < FL_TILE_SIDE; i++)
         any |= lanes[i] >= limit;
     return any;
+}
+FL_INLINE tile_lanes t_lanes(const float *values, int count)
+{
+    tile_lanes lanes = {0};
+    if (count)
+        memcpy(&lanes, values, sizeof(float) * (size_t)count);
+    return lanes;
+}
+FL_INLINE tile_words t_max(tile_words a, tile_words b)
+{
+    for (int i = 0; i < FL_TILE_SIDE; i++)
+        a[i] = a[i] > b[i] ? a[i] : b[i];
+    return a;
 }
 #define t_zero(tiles, n) memset((tiles)->lane[n], 0, FL_TILE_BYTES)
 #define t_load(tiles, n, from, row_bytes) fl_tile_load(tiles, n, from, row_bytes)
