@@ -112,8 +112,9 @@ typedef struct fl_tile_gemm {
     float *c;          /* or NULL: `finish` alone has it */
     int64_t c_row;
     fl_row_groups c_groups;
-    /* Called for each row of a block of C when it is there, in `sums`, or NULL. Other rows and
-     * blocks may be multiplied meanwhile. */
+    /* Called for each row of a block of C, or NULL: `fetch` while it is multiplied, to ask for what
+     * `finish` will want, and that when it is there, in `sums`, while others are multiplied. */
+    void (*fetch)(void *context, int64_t block, int64_t row);
     void (*finish)(void *context, int64_t block, int64_t row, const float *sums);
     void *context;
     int in_stages; /* what `finish` does is a row of `step`, an fl_step_f32 of such cells; or 0 */

@@ -30,17 +30,25 @@ enum {
     FETCHED = 4 * 64 /* bytes for each line asked for: the prefetchers bring the others */
 };
 
-/* A piece of C, of some row tiles and a block of columns, that has been multiplied; rows
- * [next, rows) of it have not been handed over yet. They go one by one while the next piece, of
- * `terms` terms, is multiplied, evenly. */
+/* A piece of C, of some row tiles and a block of columns. While it is multiplied, in `terms` terms,
+ * what its rows will need is fetched, and those of the piece before, which has been multiplied, are
+ * handed over: a row of either now and then, evenly. */
 typedef struct tile_piece {
     const fl_tile_gemm *g;
-    float *sums; /* (rows, SUMS_ROW) */
-    int64_t block, row, rows, next;
-    int64_t row_tile;       /* the first one */
-    int64_t first, columns; /* of C */
-    int64_t terms, due;     /* a row is due when this reaches `terms` */
+    float *sums;                             /* (rows, SUMS_ROW) */
+    int64_t block, row, rows, fetched, next; /* next: to be handed over */
+    int64_t row_tile;                        /* the first one */
+    int64_t first, columns;                  /* of C */
+    int64_t terms, pace, due;                /* due grows by `pace` a term: `terms` are a row */
 } tile_piece;
+
+/* What the next row of the piece will need. */
+FL_INLINE void fetch_row(tile_piece *now)
+{
+    const fl_tile_gemm *g = now->g;
+    if (g->fetch && now->fetched < now->rows)
+        g->fetch(g->context, now->block, now->row + now->fetched++);
+}
 
 /* C = init + sums of the next row, and to who wants to know. */
 static __attribute__((noinline)) void hand_over(tile_piece *piece)
@@ -60,11 +68,17 @@ static __attribute__((noinline)) void hand_over(tile_piece *piece)
         g->finish(g->context, piece->block, row, c);
 }
 
-/* After each term. */
-FL_INLINE void hand_over_due(tile_piece *piece)
+FL_INLINE void pass_row(tile_piece *now, tile_piece *before)
 {
-    for (piece->due += piece->rows; piece->due >= piece->terms; piece->due -= piece->terms)
-        hand_over(piece);
+    fetch_row(now);
+    if (before->next < before->rows)
+        hand_over(before);
+}
+/* After each term. */
+FL_INLINE void pass_rows_due(tile_piece *now, tile_piece *before)
+{
+    for (now->due += now->pace; now->due >= now->terms; now->due -= now->terms)
+        pass_row(now, before);
 }
 FL_INLINE void hand_over_rest(tile_piece *piece)
 {
@@ -166,7 +180,7 @@ typedef struct tile_square {
     fl_tiles *tiles;
     const char *a, *b;
     int64_t steps, bytes; /* of the depth; to the next tile of rows or columns */
-    tile_piece *before;
+    tile_piece *now, *before;
     const char *fetched;
     int64_t other, fetch; /* to what is fetched beside it; bytes of each, a term */
 } tile_square;
@@ -178,38 +192,27 @@ FL_INLINE void fetch_ahead(tile_square *s)
         __builtin_prefetch(s->fetched + s->other, 0, 2);
     }
 }
-/* The next row of cells, to be taken in stages. What it writes of the next block is fetched: rows
- * may be pages apart, which no hardware prefetcher follows. */
-FL_INLINE void begin_cells(tile_piece *piece, cell_row *r)
-{
-    const fl_tile_gemm *g = piece->g;
-    const fl_step_f32 *step = g->step;
-    const int64_t row = piece->row + piece->next,
-                  next = g->descending ? piece->block - 1 : piece->block + 1;
-    *r = (cell_row){.step = step,
-                    .sums = piece->sums + piece->next++ * SUMS_ROW,
-                    .init = g->init_row ? g->init + row * g->init_row + piece->first : NULL,
-                    .row = row,
-                    .unit = piece->block * FL_LANES};
-    if (next < g->block_first || next >= g->block_end)
-        return;
-    __builtin_prefetch(step->h + row * step->h_row + next * FL_LANES, 1);
-    for (int i = 0; step->saved && i < 4; i++)
-        __builtin_prefetch(step->saved + row * step->saved_row + (4 * next + i) * FL_LANES, 1);
-}
-
 /* Stages of a row go beside the eight products of two terms, or, where there are few terms, the
  * four of one: whether a row is due. */
 FL_INLINE int begin_row(tile_square *s, const int terms, cell_row *r)
 {
-    tile_piece *before = s->before;
-    before->due += terms * before->rows;
-    for (; before->due >= 2 * before->terms; before->due -= before->terms)
-        hand_over(before);
-    if (before->due < before->terms)
+    tile_piece *now = s->now, *before = s->before;
+    const fl_tile_gemm *g = now->g;
+    now->due += terms * now->pace;
+    for (; now->due >= 2 * now->terms; now->due -= now->terms)
+        pass_row(now, before);
+    if (now->due < now->terms)
         return 0;
-    before->due -= before->terms;
-    begin_cells(before, r);
+    now->due -= now->terms;
+    fetch_row(now);
+    if (before->next >= before->rows)
+        return 0;
+    const int64_t row = before->row + before->next;
+    *r = (cell_row){.step = g->step,
+                    .sums = before->sums + before->next++ * SUMS_ROW,
+                    .init = g->init_row ? g->init + row * g->init_row + before->first : NULL,
+                    .row = row,
+                    .unit = before->block * FL_LANES};
     return 1;
 }
 #define FL_BESIDE(PRODUCT)                                                                         \
@@ -259,7 +262,7 @@ FL_INLINE int begin_row(tile_square *s, const int terms, cell_row *r)
         FL_SQUARE_##SECOND(B, SECOND_LOADS, 2);                                                    \
         fetch_ahead(s);                                                                            \
         if (!cell)                                                                                 \
-            hand_over_due(s->before);                                                              \
+            pass_rows_due(s->now, s->before);                                                      \
     } while (0)
 FL_INLINE void square_steps(tile_square *s, const int parts, const int cell, const int two_rows,
                             const int has_left, const int has_right)
@@ -306,7 +309,7 @@ FL_INLINE void square_steps(tile_square *s, const int parts, const int cell, con
             FL_ROW_COLUMN(0, b, PART, TERMS, FIRST, SECOND, THIRD);                                \
         if (has_right)                                                                             \
             FL_ROW_COLUMN(1, b + s->bytes, PART, TERMS, FIRST, SECOND, THIRD);                     \
-        hand_over_due(s->before);                                                                  \
+        pass_rows_due(s->now, s->before);                                                          \
     } while (0)
 FL_INLINE void row_steps(tile_square *s, const int parts, const int has_left, const int has_right)
 {
@@ -343,7 +346,7 @@ FL_INLINE void row_steps(tile_square *s, const int parts, const int has_left, co
             steps(__VA_ARGS__, 0, 1);                                                              \
     } while (0)
 FL_INLINE void multiply_square(fl_tiles *tiles, const tile_plan *plan, const int parts,
-                               const int alone, const tile_piece *piece, int64_t square, int left,
+                               const int alone, tile_piece *piece, int64_t square, int left,
                                tile_piece *before, const tile_ahead *ahead)
 {
     const fl_tile_gemm *g = plan->g;
@@ -366,6 +369,7 @@ FL_INLINE void multiply_square(fl_tiles *tiles, const tile_plan *plan, const int
                          .b = tile_columns_of(of, piece->block, left),
                          .steps = of->steps,
                          .bytes = of->bytes,
+                         .now = piece,
                          .before = before};
         const int has_left = of->first <= left && left < of->end,
                   has_right = of->first <= left + 1 && left + 1 < of->end;
@@ -480,7 +484,7 @@ FL_INLINE void multiply_pieces(fl_tiles *tiles, const fl_tile_gemm *g, const int
                   longest = piece_tiles * plan.height, blocks = g->block_end - g->block_first,
                   terms = terms_of_piece(&plan, parts, alone,
                                          squares_of(&plan, longest < g->rows ? longest : g->rows));
-    tile_piece before = {.terms = terms};
+    tile_piece before = {.g = g};
     for (int64_t n = 0; n < row_pieces * blocks; n++) {
         int64_t done = near ? n % blocks : n / row_pieces,
                 row_piece = near ? n / blocks : n % row_pieces, row = row_piece * longest,
@@ -496,6 +500,7 @@ FL_INLINE void multiply_pieces(fl_tiles *tiles, const fl_tile_gemm *g, const int
                             .first = first,
                             .columns = ahead < g->width ? ahead : g->width,
                             .terms = terms};
+        piece.pace = piece.rows > before.rows ? piece.rows : before.rows;
         const int64_t squares = squares_of(&plan, piece.rows);
         for (int left = 0; left < plan.columns; left += 2) {
             if (alone) {
@@ -524,7 +529,10 @@ static void tile_gemm(const fl_tile_gemm *g)
     factor->split_depth = depth;
     for (int64_t first = 0; first < depth; first += longest) {
         factor->depth = depth - first < longest ? depth - first : longest;
-        segment.finish = first + longest < depth ? NULL : g->finish;
+        if (first + longest < depth)
+            segment.fetch = NULL, segment.finish = NULL;
+        else
+            segment.fetch = g->fetch, segment.finish = g->finish;
         FL_OF_PARTS(multiply_pieces, g->parts, &tiles, &segment);
         segment.init = g->c;
         segment.init_row = g->c_row;

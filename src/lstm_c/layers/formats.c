@@ -379,8 +379,8 @@ void fl_multiply_tiles(const fl_recurrent *layer, const fl_tile_operand *rows,
 
 /* ---- a step on tiles ---- */
 
-/* Rows of the tape are pages apart, which no prefetcher of the hardware follows: `count` values of
- * the next block, for reading or writing. */
+/* Rows of the tape are pages apart, which no prefetcher of the hardware follows: `count` values for
+ * reading or writing. */
 #define PREFETCH(values, count, writes)                                                            \
     do {                                                                                           \
         for (int64_t i_ = 0; i_ < (count); i_ += 16)                                               \
@@ -390,17 +390,21 @@ void fl_multiply_tiles(const fl_recurrent *layer, const fl_tile_operand *rows,
 typedef struct tile_step {
     const fl_step_f32 *step;
     void (*forward_row)(const fl_step_f32 *, int64_t row, int64_t block, const float *sums);
-    int64_t block_width;
+    int64_t block_width, units; /* columns and units of a block */
 } tile_step;
 
-static void finish_row(void *context, int64_t block, int64_t row, const float *sums)
+static void fetch_row(void *context, int64_t block, int64_t row)
 {
     const tile_step *of = context;
     const fl_step_f32 *s = of->step;
-    int64_t next = s->descending ? block - 1 : block + 1;
-    if (s->saved && next >= s->block_first && next < s->block_end)
-        PREFETCH(s->saved + row * s->saved_row + next * of->block_width, of->block_width, 1);
-    of->forward_row(s, row, block, sums);
+    PREFETCH(s->h + row * s->h_row + block * of->units, of->units, 1);
+    if (s->saved)
+        PREFETCH(s->saved + row * s->saved_row + block * of->block_width, of->block_width, 1);
+}
+static void finish_row(void *context, int64_t block, int64_t row, const float *sums)
+{
+    const tile_step *of = context;
+    of->forward_row(of->step, row, block, sums);
 }
 
 void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
@@ -411,7 +415,8 @@ void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
     const fl_packed_part *of = &packed->part[p];
     tile_step context = {.step = s,
                          .forward_row = layer->isa->f32.cells[part->cell_index].forward_row,
-                         .block_width = part->block_width};
+                         .block_width = part->block_width,
+                         .units = part->block_width / part->cell.slots};
     fl_tile_gemm gemm = {.rows = s->rows,
                          .block_first = s->block_first,
                          .block_end = s->block_end,
@@ -420,6 +425,7 @@ void fl_step_on_tiles(const fl_recurrent *layer, const fl_packed *packed, int p,
                          .columns = part->gate_stride,
                          .init = s->init,
                          .init_row = s->init_row,
+                         .fetch = fetch_row,
                          .finish = finish_row,
                          .context = &context,
                          .in_stages = part->cell.in_stages,
@@ -449,19 +455,21 @@ typedef struct tile_backstep {
     int64_t units, slots; /* of a block, and of a unit */
 } tile_backstep;
 
-static void finish_backward_row(void *context, int64_t block, int64_t row, const float *sums)
+static void fetch_backward_row(void *context, int64_t block, int64_t row)
 {
     const tile_backstep *of = context;
     const fl_backstep_f32 *s = of->step;
-    if (block + 1 < s->block_end) {
-        int64_t width = of->units, unit = (block + 1) * width;
-        PREFETCH(s->gates + row * s->gates_row + unit * of->slots, width * of->slots, 1);
-        PREFETCH(s->state + row * s->state_row + unit, width, 0);
-        PREFETCH(s->state_prev + row * s->state_prev_row + unit, width, 0);
-        if (s->dy)
-            PREFETCH(s->dy + row * s->dy_row + unit, width, 0);
-    }
-    of->backward_row(s, row, block, sums);
+    int64_t width = of->units, unit = block * width;
+    PREFETCH(s->gates + row * s->gates_row + unit * of->slots, width * of->slots, 1);
+    PREFETCH(s->state + row * s->state_row + unit, width, 0);
+    PREFETCH(s->state_prev + row * s->state_prev_row + unit, width, 0);
+    if (s->dy)
+        PREFETCH(s->dy + row * s->dy_row + unit, width, 0);
+}
+static void finish_backward_row(void *context, int64_t block, int64_t row, const float *sums)
+{
+    const tile_backstep *of = context;
+    of->backward_row(of->step, row, block, sums);
 }
 
 void fl_backstep_on_tiles(const fl_recurrent *layer, int p, const uint16_t *weight_t,
@@ -480,6 +488,7 @@ void fl_backstep_on_tiles(const fl_recurrent *layer, int p, const uint16_t *weig
                          .factor = {{.b = weight_t, .depth = s->depth, .columns = width}},
                          .width = width,
                          .columns = s->units,
+                         .fetch = fetch_backward_row,
                          .finish = finish_backward_row,
                          .context = &context};
     if (s->depth > FL_TILE_SEGMENT) {
