@@ -130,6 +130,7 @@ typedef struct FL_T(fl_step) {
 /* One step backward: dh += dgates_next U^T + dy, then the cell's derivative. */
 typedef struct FL_T(fl_backstep) {
     int64_t rows, units, block_first, block_end; /* blocks of 4 panels of units */
+    int64_t descending;                          /* as in a step */
     const real *dgates_next, *weight_t;          /* depth 0: the step has no successor */
     int64_t dgates_next_row, depth; /* in the slots that recur, where the cell is compact */
     const real *dy;                 /* (rows, units) or NULL */

@@ -231,7 +231,8 @@ static void CELL_(backward_step)(const FL_T(fl_backstep) * s)
 {
     int narrow = FL_T(narrow_vectors)(s->units, FL_BLOCK_VECTORS, s->block_first, s->block_end);
     int64_t end = narrow ? s->block_end - 1 : s->block_end;
-    FL_TILE_WALK(CELL_(backward_tile), s, FL_BLOCK_VECTORS, s->rows, s->block_first, end, 0);
+    FL_TILE_WALK(CELL_(backward_tile), s, FL_BLOCK_VECTORS, s->rows, s->block_first, end,
+                 s->descending);
     for (int64_t row = 0; narrow && row < s->rows;) {
         int mr = FL_T(tile_rows)(s->rows - row);
         CELL_(backward_narrow)(s, narrow, mr, row, end);

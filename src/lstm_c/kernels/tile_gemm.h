@@ -25,9 +25,10 @@
 enum {
     SUMS_ROW = FL_TILE_SUMS_ROW,
     NEAR_BYTES = FL_TILE_NEAR_BYTES,
-    NEAR_TILES = 2,  /* row tiles of a piece of C, at most, where B is near */
-    FAR_TILES = 8,   /* and where it is far */
-    FETCHED = 4 * 64 /* bytes for each line asked for: the prefetchers bring the others */
+    NEAR_TILES = 2,             /* row tiles of a piece of C, at most, where B is near */
+    FAR_TILES = 8,              /* and where it is far */
+    LINE = 64,                  /* bytes */
+    KEPT_BYTES = NEAR_BYTES / 2 /* of far blocks, what is left of the walk before, the other way */
 };
 
 /* A piece of C, of some row tiles and a block of columns. While it is multiplied, in `terms` terms,
@@ -109,6 +110,7 @@ typedef struct tile_plan {
     tile_factor factor[2];
     int factors, columns; /* column tiles of a block */
     int64_t height;       /* rows of a row tile */
+    int64_t block_bytes;  /* that a block of C reads of B */
 } tile_plan;
 
 FL_INLINE tile_plan plan_of(const fl_tile_gemm *g)
@@ -126,6 +128,7 @@ FL_INLINE tile_plan plan_of(const fl_tile_gemm *g)
         made->end = made->first + (int)tiles;
         made->a = (const char *)given->a;
         made->b = (const char *)given->b + (given->b_columns ? made->first * made->bytes : 0);
+        plan.block_bytes += tiles * made->used;
         made->block_bytes = (given->b_columns ? tiles_of(given->b_columns) : tiles) * made->bytes;
     }
     return plan;
@@ -143,11 +146,12 @@ FL_INLINE int64_t square_terms(const tile_factor *of, const int parts)
 
 /* What comes after some squares, of each factor one or two tiles of rows or columns: a share of it
  * is fetched beside each of them. */
+typedef struct tile_wanted {
+    const char *at;
+    int64_t other, bytes; /* to the other one; of a share of either */
+} tile_wanted;
 typedef struct tile_ahead {
-    struct {
-        const char *at;
-        int64_t other, bytes; /* to the other one; of a share of either */
-    } of[2];
+    tile_wanted of[2];
     int64_t share;
 } tile_ahead;
 FL_INLINE void look_ahead(tile_ahead *ahead, int f, const char *at, int64_t tiles,
@@ -181,17 +185,29 @@ typedef struct tile_square {
     const char *a, *b;
     int64_t steps, bytes; /* of the depth; to the next tile of rows or columns */
     tile_piece *now, *before;
-    const char *fetched;
-    int64_t other, fetch; /* to what is fetched beside it; bytes of each, a term */
+    const char *fetched; /* from four places on, lines so far apart, or 0: nothing */
+    int64_t place[4], apart;
 } tile_square;
 
-FL_INLINE void fetch_ahead(tile_square *s)
+/* The third cache takes long to answer, and loads of tiles wait behind many questions at once: so
+ * one is asked after each product, of four places by turns. Where there are more lines than
+ * products, the others come with their neighbours or when they are wanted. */
+FL_INLINE void fetch_beside(tile_square *s, const tile_wanted *wanted, int64_t share, int64_t terms)
 {
-    for (int64_t done = 0; done < s->fetch; done += FETCHED, s->fetched += FETCHED) {
-        __builtin_prefetch(s->fetched, 0, 2);
-        __builtin_prefetch(s->fetched + s->other, 0, 2);
-    }
+    const int64_t bytes = wanted->other ? wanted->bytes / 2 : wanted->bytes / 4,
+                  other = wanted->other ? wanted->other : 2 * bytes,
+                  places[4] = {0, other, bytes, other + bytes};
+    memcpy(s->place, places, sizeof places);
+    s->fetched = wanted->at + share * wanted->bytes;
+    s->apart = padded_to((bytes + terms - 1) / terms, LINE);
 }
+FL_INLINE void fetch_ahead(tile_square *s, const int product)
+{
+    __builtin_prefetch(s->fetched + s->place[product], 0, 2);
+    if (product == 3)
+        s->fetched += s->apart;
+}
+
 /* Stages of a row go beside the eight products of two terms, or, where there are few terms, the
  * four of one: whether a row is due. */
 FL_INLINE int begin_row(tile_square *s, const int terms, cell_row *r)
@@ -241,9 +257,13 @@ FL_INLINE int begin_row(tile_square *s, const int terms, cell_row *r)
             t_load(tiles, 6, FROM, 64);                                                            \
         if (HAS)                                                                                   \
             t_dot(tiles, C, 4, 6);                                                                 \
+        if (far)                                                                                   \
+            fetch_ahead(s, PRODUCT);                                                               \
         FL_BESIDE(PRODUCT);                                                                        \
         if ((HAS) && two_rows)                                                                     \
             t_dot(tiles, C_BELOW, 5, 6);                                                           \
+        if (far)                                                                                   \
+            fetch_ahead(s, (PRODUCT) + 1);                                                         \
         FL_BESIDE((PRODUCT) + 1);                                                                  \
     } while (0)
 #define FL_SQUARE_LEFT(PART, LOADS, PRODUCT)                                                       \
@@ -260,12 +280,11 @@ FL_INLINE int begin_row(tile_square *s, const int terms, cell_row *r)
         }                                                                                          \
         FL_SQUARE_##FIRST(B, FIRST_LOADS, 0);                                                      \
         FL_SQUARE_##SECOND(B, SECOND_LOADS, 2);                                                    \
-        fetch_ahead(s);                                                                            \
         if (!cell)                                                                                 \
             pass_rows_due(s->now, s->before);                                                      \
     } while (0)
 FL_INLINE void square_steps(tile_square *s, const int parts, const int cell, const int two_rows,
-                            const int has_left, const int has_right)
+                            const int far, const int has_left, const int has_right)
 {
     fl_tiles *tiles = s->tiles;
     const int64_t bytes = s->bytes;
@@ -345,6 +364,16 @@ FL_INLINE void row_steps(tile_square *s, const int parts, const int has_left, co
         else if (has_right)                                                                        \
             steps(__VA_ARGS__, 0, 1);                                                              \
     } while (0)
+/* Of two row tiles, with the cells that the product ends in; `far`: what comes next is fetched. */
+#define FL_SQUARES(far)                                                                            \
+    do {                                                                                           \
+        if (g->in_stages == FL_LSTM_STAGES)                                                        \
+            square_steps(&s, parts, FL_LSTM_STAGES, 1, far, 1, 1);                                 \
+        else if (g->in_stages == FL_GRU_STAGES)                                                    \
+            FL_OF_COLUMNS(square_steps, &s, parts, FL_GRU_STAGES, 1, far);                         \
+        else                                                                                       \
+            FL_OF_COLUMNS(square_steps, &s, parts, 0, 1, far);                                     \
+    } while (0)
 FL_INLINE void multiply_square(fl_tiles *tiles, const tile_plan *plan, const int parts,
                                const int alone, tile_piece *piece, int64_t square, int left,
                                tile_piece *before, const tile_ahead *ahead)
@@ -373,22 +402,16 @@ FL_INLINE void multiply_square(fl_tiles *tiles, const tile_plan *plan, const int
                          .before = before};
         const int has_left = of->first <= left && left < of->end,
                   has_right = of->first <= left + 1 && left + 1 < of->end;
-        if (ahead && ahead->of[f].bytes) {
-            const int64_t terms = square_terms(of, parts);
-            s.fetched = ahead->of[f].at + ahead->share * ahead->of[f].bytes;
-            s.other = ahead->of[f].other;
-            s.fetch = padded_to((ahead->of[f].bytes + terms - 1) / terms, FETCHED);
-        }
+        if (ahead && ahead->of[f].bytes)
+            fetch_beside(&s, &ahead->of[f], ahead->share, square_terms(of, parts));
         if (alone)
             FL_OF_COLUMNS(row_steps, &s, parts);
         else if (!two_rows)
-            FL_OF_COLUMNS(square_steps, &s, parts, 0, 0);
-        else if (g->in_stages == FL_LSTM_STAGES)
-            square_steps(&s, parts, FL_LSTM_STAGES, 1, 1, 1);
-        else if (g->in_stages == FL_GRU_STAGES)
-            FL_OF_COLUMNS(square_steps, &s, parts, FL_GRU_STAGES, 1);
+            FL_OF_COLUMNS(square_steps, &s, parts, 0, 0, 0);
+        else if (s.apart)
+            FL_SQUARES(1);
         else
-            FL_OF_COLUMNS(square_steps, &s, parts, 0, 1);
+            FL_SQUARES(0);
     }
     float *sums = piece->sums + row * SUMS_ROW + left * FL_TILE_SIDE;
     t_store(tiles, 0, sums, 4 * SUMS_ROW);
@@ -429,6 +452,10 @@ FL_INLINE int64_t terms_of_piece(const tile_plan *plan, const int parts, int alo
     return terms;
 }
 
+FL_INLINE int64_t blocks_before(const fl_tile_gemm *g, int64_t block)
+{
+    return g->descending ? g->block_end - 1 - block : block - g->block_first;
+}
 /* After a piece's squares of columns `left` on: of far blocks the next columns, where they are read
  * for the first time. */
 FL_INLINE tile_ahead columns_ahead(const tile_plan *plan, const tile_piece *piece, int left)
@@ -444,6 +471,7 @@ FL_INLINE tile_ahead columns_ahead(const tile_plan *plan, const tile_piece *piec
         for_last_rows = 1;
     }
     if (block < g->block_first || block >= g->block_end ||
+        blocks_before(g, block) * plan->block_bytes < KEPT_BYTES ||
         (for_last_rows ? piece->row + piece->rows < g->rows : piece->row > 0))
         return ahead;
     for (int f = 0; f < plan->factors; f++) {

@@ -287,7 +287,7 @@ static void FL_T(add_past)(const FL_T(fl_backward_run) * run, int index, const f
 }
 
 /* One step backward of part `p`: rows that ran a step after, then rows that ended here. */
-static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, int p,
+static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, int p, int64_t step,
                                 const fl_moment *moment, const fl_share *share, int64_t block_first,
                                 int64_t block_end)
 {
@@ -307,6 +307,7 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
     s = {.units = hidden,
          .block_first = block_first,
          .block_end = block_end,
+         .descending = step & 1,
          .weight_t = run->weight_t[index * layer->n_parts + p],
          .peephole = layer->config.truncated ? NULL : layer->packed[index].part[p].peephole,
          .dgates_next_row = layer->gate_row,
@@ -380,7 +381,7 @@ static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, con
                     fl_barrier_wait(&run->group[share->group], share->group_size);
                 FL_T(unproject)(run, index, &moment, share, block_first, block_end);
             }
-            FL_T(backward_step)(run, index, p, &moment, share, block_first, block_end);
+            FL_T(backward_step)(run, index, p, step, &moment, share, block_first, block_end);
             if (share->splits_units)
                 fl_barrier_wait(&run->group[share->group], share->group_size);
             if (layer->zones && p == 0)

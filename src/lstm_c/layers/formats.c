@@ -485,6 +485,7 @@ void fl_backstep_on_tiles(const fl_recurrent *layer, int p, const uint16_t *weig
     fl_tile_gemm gemm = {.rows = s->rows,
                          .block_first = s->block_first,
                          .block_end = s->block_end,
+                         .descending = s->descending,
                          .factor = {{.b = weight_t, .depth = s->depth, .columns = width}},
                          .width = width,
                          .columns = s->units,
