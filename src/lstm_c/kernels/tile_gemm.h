@@ -283,8 +283,8 @@ FL_INLINE int begin_row(tile_square *s, const int terms, cell_row *r)
         if (!cell)                                                                                 \
             pass_rows_due(s->now, s->before);                                                      \
     } while (0)
-FL_INLINE void square_steps(tile_square *s, const int parts, const int cell, const int two_rows,
-                            const int far, const int has_left, const int has_right)
+FL_TILE_CODE void square_steps(tile_square *s, const int parts, const int cell, const int two_rows,
+                               const int far, const int has_left, const int has_right)
 {
     fl_tiles *tiles = s->tiles;
     const int64_t bytes = s->bytes;
@@ -330,7 +330,8 @@ FL_INLINE void square_steps(tile_square *s, const int parts, const int cell, con
             FL_ROW_COLUMN(1, b + s->bytes, PART, TERMS, FIRST, SECOND, THIRD);                     \
         pass_rows_due(s->now, s->before);                                                          \
     } while (0)
-FL_INLINE void row_steps(tile_square *s, const int parts, const int has_left, const int has_right)
+FL_TILE_CODE void row_steps(tile_square *s, const int parts, const int has_left,
+                            const int has_right)
 {
     fl_tiles *tiles = s->tiles;
     const char *a = s->a, *b = s->b;
@@ -487,12 +488,13 @@ FL_INLINE tile_ahead columns_ahead(const tile_plan *plan, const tile_piece *piec
 /* Of far rows by near blocks, the next rows. */
 FL_INLINE tile_ahead rows_ahead(const tile_plan *plan, const tile_piece *piece, int left)
 {
-    tile_ahead ahead = {.share = left / 2};
-    int64_t row = piece->row + piece->rows;
-    for (int f = 0; f < plan->factors && row < plan->g->rows; f++)
+    const fl_tile_gemm *g = plan->g;
+    const int64_t row = piece->row + piece->rows, pairs = (plan->columns + 1) / 2,
+                  shares = pairs * (g->block_end - g->block_first);
+    tile_ahead ahead = {.share = blocks_before(g, piece->block) * pairs + left / 2};
+    for (int f = 0; f < plan->factors && row < g->rows; f++)
         look_ahead(&ahead, f, tile_rows_of(&plan->factor[f], row / plan->height),
-                   row + plan->height < plan->g->rows ? 2 : 1, &plan->factor[f],
-                   (plan->columns + 1) / 2);
+                   row + plan->height < g->rows ? 2 : 1, &plan->factor[f], shares);
     return ahead;
 }
 

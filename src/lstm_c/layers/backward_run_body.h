@@ -6,7 +6,8 @@
 enum {
     FL_INPUT_PANEL = 48,    /* columns; whole tiles of every instruction set */
     FL_GRADIENT_ROWS = 512, /* of a chunk: the gradient is read and written once in so many */
-    FL_SPLIT_ROWS = 128     /* that are split at once for a product on tiles, and stay in cache */
+    FL_SPLIT_ROWS = 128,    /* that are split at once for a product on tiles, and stay in cache */
+    FL_GRADIENT_BLOCKS = 3 /* of the gradient that take turns with the inputs of a chunk on tiles */
 };
 #endif
 
@@ -18,7 +19,7 @@ typedef struct FL_T(fl_gradient_scratch) {
     /* or, with products on tiles */
     fl_prepared prepared;   /* rows of gate gradients */
     uint16_t *split_inputs; /* one operand */
-    uint16_t *split_dgates; /* the block */
+    uint16_t *split_dgates; /* some blocks */
 } FL_T(fl_gradient_scratch);
 
 typedef struct FL_T(fl_backward_run) {

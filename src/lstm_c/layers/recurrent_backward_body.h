@@ -306,7 +306,8 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
             scratch.split_inputs = fl_arena_take(
                 arena, columns * fl_tile_row_size(run->chunk, layer->tile_parts), sizeof(uint16_t));
             scratch.split_dgates =
-                fl_arena_take(arena, fl_tiles_size(layer, 1, run->chunk, width), sizeof(uint16_t));
+                fl_arena_take(arena, fl_tiles_size(layer, FL_GRADIENT_BLOCKS, run->chunk, width),
+                              sizeof(uint16_t));
         }
         if (arena->memory)
             run->scratch[thread] = scratch;

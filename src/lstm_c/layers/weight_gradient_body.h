@@ -275,41 +275,48 @@ static void FL_T(split_inputs)(const FL_T(fl_backward_run) * run, int64_t input,
                           layer->config.hidden_size, count, at.gates + gate * at.gate);
 }
 
-/* `count` rows, gate_row apart, of the `columns` gate gradients of a block, for tiles; and what
- * they add to the gradient of the ones, `of_ones`. */
+/* `count` rows, gate_row apart, of the gate gradients of `blocks` blocks of `columns`, for tiles;
+ * and what they add to the gradient of the ones, `of_ones` and so on, each `apart` from the one
+ * before.
+ */
 static void FL_T(split_dgates)(const FL_T(fl_backward_run) * run, int thread, const real *dgates,
-                               int64_t count, int adds, real *of_ones, int64_t columns)
+                               int64_t count, int64_t blocks, int64_t columns, int adds,
+                               real *of_ones, int64_t apart)
 {
     const fl_recurrent *layer = run->layer;
-    for (int64_t j = 0; !adds && j < columns; j++)
-        of_ones[j] = 0;
     fl_tile_operand block = {.values = (const void *)dgates,
                              .rows = columns,
                              .depth = count,
                              .stride = layer->gate_row,
                              .parts = layer->tile_parts,
-                             .to = run->scratch[thread].split_dgates,
-                             .sums = (void *)of_ones};
-    layer->tiles->split_block(&block);
+                             .to = run->scratch[thread].split_dgates};
+    for (int64_t k = 0; k < blocks; k++, of_ones += apart) {
+        for (int64_t j = 0; !adds && j < columns; j++)
+            of_ones[j] = 0;
+        block.sums = (void *)of_ones;
+        layer->tiles->split_block(&block);
+        block.values += columns;
+        block.to = (uint16_t *)block.to + fl_tile_block_size(columns, count, layer->tile_parts);
+    }
 }
 
-/* As add_section, of the inputs and the `columns` gate gradients that the thread has split. The
- * ones have had theirs. */
+/* As add_section, of the inputs and the `blocks` blocks of `columns` gate gradients that the thread
+ * has split. The ones have had theirs. */
 static void FL_T(add_on_tiles)(const FL_T(fl_backward_run) * run, int index, int thread,
-                               const FL_T(fl_section) * section, int64_t count, int adds,
-                               real *gradient, int64_t columns)
+                               const FL_T(fl_section) * section, int64_t count, int64_t blocks,
+                               int64_t columns, int adds, real *gradient)
 {
     const fl_recurrent *layer = run->layer;
     const FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
     FL_T(fl_input_places) at = FL_T(input_places)(run, layer->packed[index].input);
-    int64_t width = FL_BLOCK_VECTORS * layer->lanes,
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, apart = width * at.depth,
             skipped = fl_first_column(layer, section->vectors), left = columns - skipped,
             wanted = fl_columns_of(layer, section->vectors),
             end = section->end < at.one ? section->end : at.one;
     real *c = gradient + section->first * width;
     fl_tile_gemm gemm = {
         .rows = end - section->first,
-        .block_end = 1,
+        .block_end = blocks,
         .factor = {{.a = scratch->split_inputs +
                          section->first * fl_tile_row_size(count, layer->tile_parts),
                     .b = scratch->split_dgates,
@@ -318,7 +325,8 @@ static void FL_T(add_on_tiles)(const FL_T(fl_backward_run) * run, int index, int
                     .columns = wanted < left ? wanted : left,
                     .b_columns = columns}},
         .width = columns,
-        .columns = columns,
+        .c_block = apart,
+        .columns = (blocks - 1) * apart + columns,
         .parts = layer->tile_parts,
         .init = adds ? (const void *)c : NULL,
         .init_row = width,
@@ -354,26 +362,32 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
             FL_T(split_inputs)(run, input, thread, count);
         else
             FL_T(gather_inputs)(run, input, count, scratch);
-        for (int64_t k = first * n_sections; k < end * n_sections; k++) {
-            const FL_T(fl_section) *section = &sections[k % n_sections];
-            int64_t block = k / n_sections;
+        for (int64_t block = first, blocks = 1; block < end; block += blocks) {
             int64_t left = part->gate_stride - block * width, used = left < width ? left : width,
-                    columns = part->gate_columns - block * width;
-            const real *from =
-                section->dgates + row * layer->gate_row + part->gate_first + block * width;
-            real *to = gradient + block * width * at.depth;
-            int same = k % n_sections && section->dgates == section[-1].dgates;
+                    columns = part->gate_columns - block * width, whole = columns / width;
             if (run->on_tiles) {
-                int64_t whole = columns < width ? columns : width;
-                if (!same)
-                    FL_T(split_dgates)(run, thread, from, count, row > 0, to + at.one * width,
-                                       whole);
-                FL_T(add_on_tiles)(run, index, thread, section, count, row > 0, to, whole);
-                continue;
+                blocks = end - block < FL_GRADIENT_BLOCKS ? end - block : FL_GRADIENT_BLOCKS;
+                blocks = whole < 1 ? 1 : whole < blocks ? whole : blocks;
+                columns = columns < width ? columns : width;
             }
-            for (int64_t i = 0; !same && i < count; i++)
-                FL_T(copy_row)(scratch->dgates + i * width, from + i * layer->gate_row, used);
-            FL_T(add_section)(run, thread, section, count, row > 0, to, columns);
+            real *to = gradient + block * width * at.depth;
+            for (int k = 0; k < n_sections; k++) {
+                const FL_T(fl_section) *section = &sections[k];
+                const real *from =
+                    section->dgates + row * layer->gate_row + part->gate_first + block * width;
+                int same = k && section->dgates == section[-1].dgates, adds = row > 0;
+                if (run->on_tiles) {
+                    if (!same)
+                        FL_T(split_dgates)(run, thread, from, count, blocks, columns, adds,
+                                           to + at.one * width, width * at.depth);
+                    FL_T(add_on_tiles)(run, index, thread, section, count, blocks, columns, adds,
+                                       to);
+                    continue;
+                }
+                for (int64_t i = 0; !same && i < count; i++)
+                    FL_T(copy_row)(scratch->dgates + i * width, from + i * layer->gate_row, used);
+                FL_T(add_section)(run, thread, section, count, adds, to, columns);
+            }
         }
     }
     int64_t column_end = end * width < part->gate_columns ? end * width : part->gate_columns;

@@ -31,6 +31,8 @@ typedef uint32_t tile_words __attribute__((vector_size(64)));
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__)
 #include <immintrin.h>
 
+#define FL_TILE_CODE FL_INLINE /* of a function on tiles: each set of constants is its own code */
+
 typedef struct fl_tiles {
     char none;
 } fl_tiles;
@@ -88,6 +90,8 @@ FL_INLINE tile_words t_max(tile_words a, tile_words b)
     } while (0)
 
 #else
+
+#define FL_TILE_CODE static __attribute__((noinline))
 
 typedef struct fl_tiles {
     uint32_t lane[8][FL_TILE_SIDE][FL_TILE_SIDE];
