@@ -297,15 +297,29 @@ static void check_column_sums(const fl_tile_operand *of)
     }
 }
 
-/* Each row of a block is handed over once, where C has it. */
+/* Each row of a block is handed over once, where C has it, and fetched once or not at all before.
+ */
 typedef struct handed_over {
     const fl_tile_gemm *by;
-    int64_t rows;
+    int64_t rows, fetched;
+    uint8_t *state; /* (blocks, rows): 0; 1, fetched; 2, handed over */
 } handed_over;
+static void check_fetched(void *context, int64_t block, int64_t row)
+{
+    handed_over *seen = context;
+    CHECK(block >= 0 && block < seen->by->block_end && row >= 0 && row < seen->by->rows);
+    uint8_t *state = seen->state + block * seen->by->rows + row;
+    CHECK(*state == 0);
+    *state = 1;
+    seen->fetched++;
+}
 static void check_handed_over(void *context, int64_t block, int64_t row, const float *c)
 {
     handed_over *seen = context;
     CHECK(c == seen->by->c + row * seen->by->c_row + block * seen->by->width);
+    uint8_t *state = seen->state + block * seen->by->rows + row;
+    CHECK(*state < 2);
+    *state = 2;
     seen->rows++;
 }
 
@@ -359,12 +373,14 @@ static void test_tile_gemm(const tile_case *of, int parts, int columns_side_by_s
         tile_split_block(&operand);
         check_column_sums(&operand);
     }
-    handed_over seen = {0};
+    handed_over seen = {.state = guarded_new((size_t)(BLOCKS * written))};
+    memset(seen.state, 0, (size_t)(BLOCKS * written));
     fl_tile_gemm gemm = {
         .rows = written,
         .block_end = BLOCKS,
         .factor = {{.a = split_a, .b = split_b, .depth = of->depth, .columns = of->width}},
         .segment = of->segment,
+        .fetch = check_fetched,
         .finish = check_handed_over,
         .context = &seen,
         .descending = columns_side_by_side,
@@ -376,6 +392,7 @@ static void test_tile_gemm(const tile_case *of, int parts, int columns_side_by_s
     seen.by = &gemm;
     tile_gemm(&gemm);
     CHECK(seen.rows == BLOCKS * written);
+    CHECK(seen.fetched > BLOCKS * written / 2); /* those of a shorter piece may have no time */
     static const double worst[] = {0, 8e-3, 1.6e-5, 2.1e-7}, /* the last one is 3.5 roundings */
         mean[] = {0, 4e-3, 1e-5, 1e-7};
     errors tiles = {0}, chain = {0};
@@ -391,6 +408,7 @@ static void test_tile_gemm(const tile_case *of, int parts, int columns_side_by_s
         CHECK(c[i] == 0);
     gemm.init = c;
     gemm.init_row = columns;
+    memset(seen.state, 0, (size_t)(BLOCKS * written));
     float last = c[of->rows * columns - 1], first = c[0];
     tile_gemm(&gemm);
     /* with segments, in another order */
@@ -398,8 +416,8 @@ static void test_tile_gemm(const tile_case *of, int parts, int columns_side_by_s
     CHECK_AT_MOST(fabs((double)c[0] - 2 * (double)first), rounding);
     CHECK_AT_MOST(fabs((double)c[of->rows * columns - 1] - 2 * (double)last), rounding);
     guarded_check();
-    void *arrays[] = {a, b, turned, c, sums, lines, split_a, split_b};
-    for (int i = 0; i < 8; i++)
+    void *arrays[] = {a, b, turned, c, sums, lines, split_a, split_b, seen.state};
+    for (int i = 0; i < 9; i++)
         guarded_free(arrays[i]);
 }
 
