@@ -102,9 +102,9 @@ static __attribute__((noinline)) void FL_T(forward_product_shared)(const FL_T(fl
     else if (nb == 2)
         FL_FORWARD_TILE(acc, FL_BLOCK_VECTORS, 1, 2, row, block);
     else if (nv == 3)
-        FL_TILE_SWITCH(FL_FORWARD_TILE, acc, 3, mr, row, block)
+        FL_TILE_SWITCH(mr, FL_FORWARD_TILE, acc, 3, row, block)
     else
-        FL_TILE_SWITCH(FL_FORWARD_TILE, acc, FL_BLOCK_VECTORS, mr, row, block)
+        FL_TILE_SWITCH(mr, FL_FORWARD_TILE, acc, FL_BLOCK_VECTORS, row, block)
 }
 
 #define FL_BACKWARD_TILE(acc, nv, mr, nb, row, block)                                              \
@@ -122,11 +122,11 @@ FL_T(backward_product_shared)(const FL_T(fl_backstep) * s, const int state_recur
     if (nb == 2)
         FL_BACKWARD_TILE(acc, FL_BLOCK_VECTORS, 1, 2, row, block);
     else if (nv == 1)
-        FL_TILE_SWITCH(FL_BACKWARD_TILE, acc, 1, mr, row, block)
+        FL_TILE_SWITCH(mr, FL_BACKWARD_TILE, acc, 1, row, block)
     else if (nv == 2)
-        FL_TILE_SWITCH(FL_BACKWARD_TILE, acc, 2, mr, row, block)
+        FL_TILE_SWITCH(mr, FL_BACKWARD_TILE, acc, 2, row, block)
     else
-        FL_TILE_SWITCH(FL_BACKWARD_TILE, acc, FL_BLOCK_VECTORS, mr, row, block)
+        FL_TILE_SWITCH(mr, FL_BACKWARD_TILE, acc, FL_BLOCK_VECTORS, row, block)
 }
 #undef FL_FORWARD_TILE
 #undef FL_BACKWARD_TILE

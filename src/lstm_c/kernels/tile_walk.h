@@ -25,40 +25,20 @@ FL_INLINE void FL_T(store_column)(real *p, vec value, int64_t column, int64_t co
 
 /* Call `tile(argument, vectors, rows, blocks, row, block)` with constants, so that each height is
  * its own code. */
-#if FL_TILE_ROWS == 6
-#define FL_TILE_SWITCH(tile, argument, nv, mr, row, block)                                         \
+#define FL_TILE_OF_HEIGHT(height, tile, argument, nv, row, block)                                  \
+    case height:                                                                                   \
+        if ((height) <= FL_TILE_ROWS)                                                              \
+            tile(argument, nv, height, 1, row, block);                                             \
+        break
+#define FL_TILE_SWITCH(mr, ...)                                                                    \
     switch (mr) {                                                                                  \
-    case 1:                                                                                        \
-        tile(argument, nv, 1, 1, row, block);                                                      \
-        break;                                                                                     \
-    case 2:                                                                                        \
-        tile(argument, nv, 2, 1, row, block);                                                      \
-        break;                                                                                     \
-    case 3:                                                                                        \
-        tile(argument, nv, 3, 1, row, block);                                                      \
-        break;                                                                                     \
-    case 4:                                                                                        \
-        tile(argument, nv, 4, 1, row, block);                                                      \
-        break;                                                                                     \
-    case 5:                                                                                        \
-        tile(argument, nv, 5, 1, row, block);                                                      \
-        break;                                                                                     \
-    default:                                                                                       \
-        tile(argument, nv, 6, 1, row, block);                                                      \
+        FL_TILE_OF_HEIGHT(1, __VA_ARGS__);                                                         \
+        FL_TILE_OF_HEIGHT(2, __VA_ARGS__);                                                         \
+        FL_TILE_OF_HEIGHT(3, __VA_ARGS__);                                                         \
+        FL_TILE_OF_HEIGHT(4, __VA_ARGS__);                                                         \
+        FL_TILE_OF_HEIGHT(5, __VA_ARGS__);                                                         \
+        FL_TILE_OF_HEIGHT(6, __VA_ARGS__);                                                         \
     }
-#else
-#define FL_TILE_SWITCH(tile, argument, nv, mr, row, block)                                         \
-    switch (mr) {                                                                                  \
-    case 1:                                                                                        \
-        tile(argument, nv, 1, 1, row, block);                                                      \
-        break;                                                                                     \
-    case 2:                                                                                        \
-        tile(argument, nv, 2, 1, row, block);                                                      \
-        break;                                                                                     \
-    default:                                                                                       \
-        tile(argument, nv, 3, 1, row, block);                                                      \
-    }
-#endif
 
 /* All tiles of `count` blocks: block i of the walk is first + i, or end - 1 - i when descending. A
  * single row takes two blocks at once: four chains of FMAs do not hide the latency, eight do. */
@@ -72,7 +52,7 @@ FL_INLINE void FL_T(store_column)(real *p, vec value, int64_t column, int64_t co
             int64_t block_ = (descending) ? (end) - done_ - 1 : (first) + done_;                   \
             for (int64_t row_ = 0; row_ < (n_rows);) {                                             \
                 int mr_ = FL_T(tile_rows)((n_rows) - row_);                                        \
-                FL_TILE_SWITCH(tile, argument, nv, mr_, row_, block_)                              \
+                FL_TILE_SWITCH(mr_, tile, argument, nv, row_, block_)                              \
                 row_ += mr_;                                                                       \
             }                                                                                      \
         }                                                                                          \
