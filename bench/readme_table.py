@@ -99,6 +99,16 @@ def _left_out(document: Mapping[str, Any]) -> str:
     )
 
 
+def _again(document: Mapping[str, Any]) -> str:
+    """A sentence where cases were measured again."""
+    if not document.get("again"):
+        return ""
+    return (
+        " Cases whose repetitions were far apart were measured again, ours and the peers' together; the time with "
+        "the smaller spread counts, whoever was faster in it."
+    )
+
+
 def _heading(document: Mapping[str, Any]) -> list[str]:
     machine = document["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
@@ -109,7 +119,8 @@ def _heading(document: Mapping[str, Any]) -> list[str]:
         + _held_to(machine),
         f"{_precisions(document)}, medians of interleaved repetitions of one run (`python bench/vs_peers.py`); "
         "best peer = the fastest of the libraries named here that can do the case, each with its best settings."
-        + _left_out(document),
+        + _left_out(document)
+        + _again(document),
         "",
     ]
 

@@ -419,6 +419,49 @@ def test_targets_without_a_column_for_the_machine():
     assert comparison.describe_targets("avx512").endswith("'AVX-512 without AMX'")
 
 
+def test_cases_of_large_spread_are_measured_again_and_the_calmer_time_counts():
+    vs_peers = bench_module("vs_peers")
+
+    def measured(spread: float, ours: float) -> dict:
+        return {"results": [{"q1_s": 1.0, "q3_s": 1.0 + spread, "median_s": 1.0, "ours": ours}]}
+
+    cases = [replace(TINY[1], batch=n) for n in (1, 2, 3)]
+    calm, restless, worse = (case.name for case in cases)
+    found = {calm: measured(0.01, 1), restless: measured(0.2, 2), worse: measured(0.4, 3)}
+    order = []
+
+    def again(case: Case) -> dict:
+        order.append(case.name)
+        return measured(0.04, 4) if case.name == worse else measured(0.5, 5)
+
+    vs_peers.measure_again(found, cases, 0, again)
+    assert not order
+    vs_peers.measure_again(found, cases, 60, again)
+    assert order == [worse] + [restless] * (vs_peers.MOST_TIMES - 1)
+    assert [found[name]["results"][0]["ours"] for name in (calm, restless, worse)] == [1, 2, 4]
+
+
+def test_an_earlier_run_goes_on_where_it_was_made(tmp_path: Path):
+    vs_peers = bench_module("vs_peers")
+    document, path = a_document() | {"complaints": ["elsewhere: no"]}, tmp_path / "earlier.json"
+    name = document["summary"][0]["case"]
+    document["complaints"].append(f"{name}: torch: no")
+    path.write_text(json.dumps(document))
+    assert vs_peers.earlier(str(path), document["machine"], document["threads"]) == json.loads(
+        path.read_text()
+    )
+    for machine, threads in (
+        (document["machine"] | {"cpu": "another"}, document["threads"]),
+        (document["machine"], [7]),
+    ):
+        with pytest.raises(ValueError, match=r"another cpu|number of threads"):
+            vs_peers.earlier(str(path), machine, threads)
+    found = vs_peers.by_case(document)
+    assert found[name]["summary"] == [each for each in document["summary"] if each["case"] == name]
+    assert found[name]["results"] == [each for each in document["results"] if each["case"] == name]
+    assert found[name]["complaints"] == [f"{name}: torch: no"]
+
+
 def test_summary_without_peers():
     vs_peers = bench_module("vs_peers")
     case = TINY[1]
