@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from peers import PEER_PRECISION
 
-from fastlstm.benchmark import Contender, Target, format_seconds
+from fastlstm.benchmark import Contender, Target, format_seconds, spread_of
 
 OURS = "fastlstm"
 PADDED = "torch padded"
@@ -150,7 +150,7 @@ HEADER = (
 
 def print_summary(summary: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
     ours = next(record for record in records if record["contender"] == OURS)
-    spread = (ours["q3_s"] - ours["q1_s"]) / ours["median_s"]
+    spread = spread_of(ours)
     peer, ratio, share = summary["best_peer_s"], summary["ratio"], summary["share_of_ceiling"]
     targets = "; ".join(
         f"{'ok' if t['reached'] else 'NO'} {t['ratio']:.2f} / {t['target']:g}"

@@ -27,6 +27,7 @@ from fastlstm.benchmark import (
     format_seconds,
     machine_record,
     parse_threads,
+    spread_of,
     time_interleaved,
     timing_options,
     timing_record,
@@ -135,7 +136,7 @@ HEADER = f"{'case (T x B x C x L)':26} thr {'fastlstm':>10} {'IQR':>6} {'torch':
 
 def print_row(summary: dict[str, Any], records: Sequence[dict[str, Any]]) -> None:
     mine, theirs = records
-    spread = (mine["q3_s"] - mine["q1_s"]) / mine["median_s"]
+    spread = spread_of(mine)
     target = next((f"{target['target']:g}" for target in summary["targets"]), "-")
     reached = all(target["reached"] for target in summary["targets"])
     print(

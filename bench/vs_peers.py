@@ -47,6 +47,7 @@ from fastlstm.benchmark import (
     parse_threads,
     result_record,
     select_cases,
+    spread_of,
     time_interleaved,
     timing_options,
     write_json,
@@ -130,8 +131,8 @@ def measure(
 
 
 def spread(measured: dict[str, Any]) -> float:
-    """How far the repetitions of a case are apart: the distance of quartiles by the median, the median of all rows."""
-    return statistics.median((r["q3_s"] - r["q1_s"]) / r["median_s"] for r in measured["results"])
+    """How far the repetitions of a case are apart: the median of all its rows."""
+    return statistics.median(spread_of(record) for record in measured["results"])
 
 
 def measure_again(
@@ -194,8 +195,8 @@ def measure_cold(peers: Sequence[ModuleType], quick: bool, complaints: list[str]
 def earlier(path: str, machine: dict[str, Any], threads: Sequence[int]) -> dict[str, Any]:
     """The document of an earlier run, of this machine, these versions and numbers of threads: ValueError if not."""
     document: dict[str, Any] = json.loads(Path(path).read_text())
-    there, here = document["machine"], json.loads(json.dumps(machine))
-    other = [key for key in ("cpu", "usable_cpus", "isa", "versions") if there[key] != here[key]]
+    there = document["machine"]
+    other = [key for key in ("cpu", "usable_cpus", "isa", "versions") if there[key] != machine[key]]
     if other or document["threads"] != list(threads):
         raise ValueError(f"{path} is of another {', '.join(other) or 'number of threads'}")
     return document

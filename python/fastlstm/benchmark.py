@@ -527,6 +527,11 @@ def timing_options(quick: bool) -> dict[str, Any]:
     return {"repetitions": 15, "block_seconds": 0.02, "max_seconds": 2.0, "patience": 12.0}
 
 
+def spread_of(record: dict[str, Any]) -> float:
+    """How far the repetitions of a result record are apart: the distance of the quartiles by the median."""
+    return float((record["q3_s"] - record["q1_s"]) / record["median_s"])
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that ``fastlstm bench`` and the comparison with peers share."""
     parser.add_argument("--filter", metavar="REGEX", help="only cases whose name matches")
@@ -571,7 +576,7 @@ _HEADER = f"{'case':44} {'threads':>7} {'median':>10} {'IQR':>6} {'per step':>10
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        spread = (row["q3_s"] - row["q1_s"]) / row["median_s"]
+        spread = spread_of(row)
         print(
             f"{row['case']:44} {row['threads']:7d} {format_seconds(row['median_s']):>10} {spread:6.1%} "
             f"{format_seconds(row['median_s'] / row['steps']):>10} {row['gflops']:8.1f}",
