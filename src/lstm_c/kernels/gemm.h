@@ -8,7 +8,8 @@
 /* acc[nb*nv + slots.first + v] of each row += sum over k of a[row, k] * b[nb, k, v], v <
  * slots.count. mr, nv, slots and nb are compile-time constants of the caller. With vectors of a
  * cache line, high tiles fetch a line `ahead` values behind every other row of b meanwhile (0:
- * none). */
+ * none). Where the registers do not hold all vectors of a depth beside the sums, they hold the
+ * values of the rows, and one vector after the other. */
 FL_INLINE void FL_T(slots_accumulate)(const int mr, const int nv, const fl_slots slots,
                                       const int nb, vec acc[][FL_BLOCK_VECTORS * 2], const real *a,
                                       int64_t a_row, int64_t a_depth, const real *b,
@@ -16,25 +17,34 @@ FL_INLINE void FL_T(slots_accumulate)(const int mr, const int nv, const fl_slots
                                       int64_t ahead)
 {
     const real *a_high = a + 3 * a_row;
-    const int vectors = nb * slots.count, spare = FL_REGISTERS - mr * vectors - 2,
-              kept = mr == 1 || spare < 0 ? 0
-                     : spare < vectors    ? spare
-                                          : vectors;
+    const int vectors = nb * slots.count, spare = FL_REGISTERS - mr * vectors - 1,
+              keeps_vectors = mr > 1 && spare >= vectors, keeps_rows = mr > 1 && spare == mr;
     for (int64_t k = 0; k < depth; k++) {
-        vec w[FL_BLOCK_VECTORS * 2];
+        vec w[FL_BLOCK_VECTORS * 2], x[FL_TILE_ROWS];
         if (sizeof(vec) == 64 && mr > 4 && !(k & 1))
             __builtin_prefetch(b + ahead, 0, 2);
         FL_UNROLL
-        for (int j = 0; j < nb; j++) {
-            FL_UNROLL
-            for (int v = 0; v < slots.count; v++)
-                w[j * slots.count + v] = v_load(b + j * b_block + v * FL_LANES);
+        for (int r = 0; keeps_rows && r < mr; r++) {
+            x[r] = v_set1(a[r * a_row]);
+            FL_IN_REGISTER(x[r]);
         }
         FL_UNROLL
-        for (int v = 0; v < kept; v++)
+        for (int j = 0; j < nb; j++) {
+            FL_UNROLL
+            for (int v = 0; v < slots.count; v++) {
+                w[j * slots.count + v] = v_load(b + j * b_block + v * FL_LANES);
+                if (keeps_rows)
+                    FL_IN_REGISTER(w[v]);
+                FL_UNROLL
+                for (int r = 0; keeps_rows && r < mr; r++)
+                    acc[r][slots.first + v] = v_fma(x[r], w[v], acc[r][slots.first + v]);
+            }
+        }
+        FL_UNROLL
+        for (int v = 0; keeps_vectors && v < vectors; v++)
             FL_IN_REGISTER(w[v]);
         FL_UNROLL
-        for (int r = 0; r < mr; r++) {
+        for (int r = 0; !keeps_rows && r < mr; r++) {
             vec broadcast = v_set1(r < 3 ? a[r * a_row] : a_high[(r - 3) * a_row]);
             FL_UNROLL
             for (int k = 0; k < nb * slots.count; k++) {
@@ -83,9 +93,13 @@ FL_INLINE void FL_T(gemm_tile)(const FL_T(fl_gemm) * g, const int nv, const int 
     }
     const real *a = g->a + row * g->a_row, *b = g->b + block * g->b_block;
     int64_t segment = g->segment ? g->segment : g->depth;
-    for (int64_t k = 0; k < g->depth; k += segment, a += g->a_segment, b += segment * g->b_depth)
+    const real *fetched = g->fetch_lines ? g->fetch + row / FL_TILE_ROWS * g->fetch_share : NULL;
+    for (int64_t k = 0; k < g->depth; k += segment, a += g->a_segment, b += segment * g->b_depth) {
+        for (int64_t i = 0; i < g->fetch_lines; i++, fetched += FL_T(LINE))
+            __builtin_prefetch(fetched);
         FL_T(tile_accumulate)(mr, nv, nb, acc, a, g->a_row, g->a_depth, b, g->b_block, g->b_depth,
                               segment);
+    }
     FL_UNROLL
     for (int r = 0; r < mr; r++) {
         FL_UNROLL
@@ -111,13 +125,4 @@ static void FL_T(gemm_blocks)(const FL_T(fl_gemm) * g, int vectors, int64_t firs
     default:
         FL_TILE_WALK(FL_T(gemm_tile), g, FL_BLOCK_VECTORS, g->rows, first, end, 0);
     }
-}
-
-static void FL_T(gemm)(const FL_T(fl_gemm) * g)
-{
-    int64_t first = g->block_first, end = g->block_end;
-    int narrow = g->c_block ? 0 : FL_T(narrow_vectors)(g->columns, g->vectors, first, end);
-    FL_T(gemm_blocks)(g, g->vectors, first, narrow ? end - 1 : end);
-    if (narrow)
-        FL_T(gemm_blocks)(g, narrow, end - 1, end);
 }

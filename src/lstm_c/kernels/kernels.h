@@ -80,6 +80,8 @@ FL_INLINE int fl_panels_per_block(int slots)
 }
 #endif
 
+enum { FL_T(LINE) = 64 / sizeof(real) }; /* values of a cache line */
+
 /* C = init + A B for columns of blocks [block_first, block_end); `=`, c may alias init. */
 typedef struct FL_T(fl_gemm) {
     int64_t rows, depth;
@@ -97,6 +99,9 @@ typedef struct FL_T(fl_gemm) {
     real *c;
     int64_t c_row;
     int64_t c_block; /* columns of C and init from block to block; 0: those of a block of B */
+    /* 0, or: each tile fetches so many cache lines a segment, its share of what begins there */
+    int64_t fetch_lines, fetch_share;
+    const real *fetch;
 } FL_T(fl_gemm);
 
 /* One step forward of one cell for `rows` sequences and the units of blocks [block_first,

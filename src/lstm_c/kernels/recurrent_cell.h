@@ -106,13 +106,6 @@ FL_CELL_TILE void CELL_(forward_tile)(const FL_T(fl_step) * s, const int nv, con
     CELL_(forward_units)(s, nv, mr, nb, row, block, acc);
 }
 
-static void CELL_(forward_step)(const FL_T(fl_step) * s)
-{
-    const int slots = CELL_(facts).slots;
-    FL_TILE_WALK(CELL_(forward_tile), s, slots * fl_panels_per_block(slots), s->rows,
-                 s->block_first, s->block_end, s->descending);
-}
-
 static void CELL_(forward_row)(const FL_T(fl_step) * s, int64_t row, int64_t block,
                                const real *sums)
 {
@@ -122,6 +115,14 @@ static void CELL_(forward_row)(const FL_T(fl_step) * s, int64_t row, int64_t blo
     for (int v = 0; v < nv; v++)
         acc[0][v] = v_load(sums + v * FL_LANES);
     CELL_(forward_units)(s, nv, 1, 1, row, block, acc);
+}
+
+static void CELL_(forward_step)(const FL_T(fl_step) * s)
+{
+    const int slots = CELL_(facts).slots;
+    if (!FL_T(forward_in_parts)(s, slots, CELL_(facts).compact, CELL_(forward_row)))
+        FL_TILE_WALK(CELL_(forward_tile), s, slots * fl_panels_per_block(slots), s->rows,
+                     s->block_first, s->block_end, s->descending);
 }
 
 /* Derivative of one row and one panel. `sum`: the recurrent product of the step after plus what
@@ -213,6 +214,17 @@ static void CELL_(backward_row)(const FL_T(fl_backstep) * s, int64_t row, int64_
     }
 }
 
+/* The same where that is in the sums. */
+static void CELL_(backward_sums)(const FL_T(fl_backstep) * s, int64_t row, int64_t block,
+                                 const real *sums)
+{
+    for (int v = 0; v < FL_BLOCK_VECTORS; v++) {
+        int64_t panel = block * FL_BLOCK_VECTORS + v;
+        if (panel * FL_LANES < s->units)
+            CELL_(backward_unit)(s, v_load(sums + v * FL_LANES), row, panel);
+    }
+}
+
 /* Of a block that is half empty or more, as the last one of a narrow layer is. */
 static __attribute__((noinline)) void CELL_(backward_narrow)(const FL_T(fl_backstep) * s,
                                                              const int nv, const int mr,
@@ -229,6 +241,9 @@ static __attribute__((noinline)) void CELL_(backward_narrow)(const FL_T(fl_backs
 
 static void CELL_(backward_step)(const FL_T(fl_backstep) * s)
 {
+    if (FL_T(backward_in_parts)(s, CELL_(facts).state_recurs && !CELL_(facts).is_prelude,
+                                CELL_(facts).slots, CELL_(facts).compact, CELL_(backward_sums)))
+        return;
     int narrow = FL_T(narrow_vectors)(s->units, FL_BLOCK_VECTORS, s->block_first, s->block_end);
     int64_t end = narrow ? s->block_end - 1 : s->block_end;
     FL_TILE_WALK(CELL_(backward_tile), s, FL_BLOCK_VECTORS, s->rows, s->block_first, end,

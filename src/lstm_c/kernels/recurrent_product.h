@@ -75,6 +75,111 @@ FL_INLINE void FL_T(backward_product)(const FL_T(fl_backstep) * s, const int sta
     }
 }
 
+/* A step with far weights in parts (kernels/far_weights.h), whose cell is `finish`; 0: it is better
+ * done otherwise. */
+static __attribute__((noinline)) int FL_T(forward_in_parts)(
+    const FL_T(fl_step) * s, const int slots, const int compact,
+    void (*finish)(const FL_T(fl_step) *, int64_t row, int64_t block, const real *sums))
+{
+    const int nv = slots * fl_panels_per_block(slots);
+    const fl_slots of_x = fl_slots_of(nv, compact, 0), of_h = fl_slots_of(nv, compact, 1);
+    const int64_t all = nv * FL_LANES, width = of_h.count * FL_LANES;
+    if (!FL_T(goes_in_parts)(s->rows, s->block_end - s->block_first, s->h_depth, width))
+        return 0;
+    _Alignas(64) real sums[FL_PART_ROWS * FL_BLOCK_VECTORS * FL_LANES];
+    FL_T(fl_gemm)
+    x = {.depth = s->x ? s->x_depth : 0,
+         .columns = width,
+         .a_row = s->x_row,
+         .a_depth = 1,
+         .b_depth = width,
+         .vectors = of_x.count,
+         .init = sums + of_x.first * FL_LANES,
+         .init_row = all,
+         .c = sums + of_x.first * FL_LANES,
+         .c_row = all},
+    h = x;
+    h.depth = s->h_depth;
+    h.a_row = s->h_prev_row;
+    h.init = h.c = sums + of_h.first * FL_LANES;
+    const real *first = x.depth ? s->weight_x : s->weight_h;
+    const int64_t first_block = width * (x.depth ? x.depth : h.depth);
+    for (int64_t i = 0; i < s->block_end - s->block_first; i++) {
+        const int64_t block = s->descending ? s->block_end - 1 - i : s->block_first + i,
+                      next = s->descending ? block - 1 : block + 1;
+        const int ends = i == s->block_end - s->block_first - 1;
+        for (int64_t row = 0; row < s->rows; row += x.rows) {
+            x.rows = h.rows = FL_T(part_rows)(s->rows - row);
+            if (x.depth) {
+                x.a = s->x + row * s->x_row;
+                x.b = s->weight_x + block * width * x.depth;
+            }
+            h.a = s->h_prev + row * s->h_prev_row;
+            h.b = s->weight_h + block * width * h.depth;
+            const real *after = row + x.rows < s->rows ? first + block * first_block
+                                : ends                 ? NULL
+                                                       : first + next * first_block;
+            for (int64_t r = 0; r < x.rows; r++)
+                for (int v = 0; v < nv; v++)
+                    v_store(
+                        sums + r * all + v * FL_LANES,
+                        v_load(s->init + (row + r) * s->init_row + (block * nv + v) * FL_LANES));
+            if (x.depth)
+                FL_T(gemm_of_parts)(&x, h.b);
+            FL_T(gemm_of_parts)(&h, after);
+            for (int64_t r = 0; r < x.rows; r++)
+                finish(s, row + r, block, sums + r * all);
+        }
+    }
+    return 1;
+}
+
+static __attribute__((noinline)) int FL_T(backward_in_parts)(
+    const FL_T(fl_backstep) * s, const int state_recurs, const int slots, const int compact,
+    void (*finish)(const FL_T(fl_backstep) *, int64_t row, int64_t block, const real *sums))
+{
+    const fl_slots of_h = fl_slots_of(slots, compact, 1);
+    const int64_t width = FL_BLOCK_VECTORS * FL_LANES;
+    if (!FL_T(goes_in_parts)(s->rows, s->block_end - s->block_first, s->depth, width))
+        return 0;
+    _Alignas(64) real sums[FL_PART_ROWS * FL_BLOCK_VECTORS * FL_LANES];
+    FL_T(fl_gemm)
+    g = {.depth = s->depth,
+         .columns = width,
+         .a_row = s->dgates_next_row,
+         .a_depth = 1,
+         .segment = compact ? of_h.count * FL_LANES : 0,
+         .a_segment = slots * FL_LANES,
+         .b_depth = width,
+         .vectors = FL_BLOCK_VECTORS,
+         .init = sums,
+         .init_row = width,
+         .c = sums,
+         .c_row = width};
+    for (int64_t i = 0; i < s->block_end - s->block_first; i++) {
+        const int64_t block = s->descending ? s->block_end - 1 - i : s->block_first + i,
+                      next = s->descending ? block - 1 : block + 1;
+        const int ends = i == s->block_end - s->block_first - 1;
+        for (int64_t row = 0; row < s->rows; row += g.rows) {
+            g.rows = FL_T(part_rows)(s->rows - row);
+            g.a = s->dgates_next + of_h.first * FL_LANES + row * s->dgates_next_row;
+            g.b = s->weight_t + block * width * s->depth;
+            const real *after = row + g.rows < s->rows ? g.b
+                                : ends                 ? NULL
+                                                       : s->weight_t + next * width * s->depth;
+            for (int64_t r = 0; r < g.rows; r++)
+                for (int v = 0; v < FL_BLOCK_VECTORS; v++)
+                    v_store(sums + r * width + v * FL_LANES,
+                            FL_T(backward_init)(s, state_recurs, row + r,
+                                                (block * FL_BLOCK_VECTORS + v) * FL_LANES));
+            FL_T(gemm_of_parts)(&g, after);
+            for (int64_t r = 0; r < g.rows; r++)
+                finish(s, row + r, block, sums + r * width);
+        }
+    }
+    return 1;
+}
+
 /* The same for any tile, once for all cells that do not fuse; the accumulators go to memory when
  * they are done. */
 #define FL_PUT_TILE(to, from, nv, mr, nb)                                                          \

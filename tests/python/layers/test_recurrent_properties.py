@@ -14,6 +14,7 @@ from cases import Case, Problem, as_tuple, make_problem
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastlstm.layers import LSTM
 from fastlstm.layers._parameters import as_real_array
 
 DTYPES = ("float32", "float64")
@@ -136,6 +137,22 @@ def test_a_batch_is_its_single_sequences(problem: Problem, dtype: str) -> None:
         singles = (*as_tuple(got[1]), *as_tuple(d_got[1]))
         for a, whole in zip(singles, (*as_tuple(final), *as_tuple(initial)), strict=True):
             assert_same_bits(a, whole[:, row])
+
+
+@pytest.mark.parametrize("cell, hidden", [("lstm", 520), ("peephole", 516), ("gru", 640)])
+def test_weights_of_many_megabytes_change_no_bit_of_a_batch(cell: str, hidden: int) -> None:
+    """More than a group of rows, a depth that is no multiple of anything, 4 MiB and more of weights."""
+    layer = LSTM(50, hidden, cell=cell, batch_invariant=True, random_state=0)
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((100, 2, 50)), rng.standard_normal((100, 2, hidden))
+    y, _, tape = layer.forward(x)
+    dx, _, _ = layer.backward(tape, dy)
+    assert_same_bits(layer(x)[0], y, "without a tape")
+    for rows in (slice(0, 1), slice(48, 51), slice(99, 100)):
+        y_alone, _, tape = layer.forward(x[rows])
+        dx_alone, _, _ = layer.backward(tape, dy[rows])
+        assert_same_bits(y_alone, y[rows], "y")
+        assert_same_bits(dx_alone, dx[rows], "dx")
 
 
 @given(problem=problems(bidirectional=True, num_layers=1))
