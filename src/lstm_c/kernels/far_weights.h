@@ -35,6 +35,12 @@ FL_INLINE int64_t FL_T(part_rows)(int64_t left)
     return (left + groups - 1) / groups;
 }
 
+/* Block i of a walk over [first, end). */
+FL_INLINE int64_t FL_T(block_of_walk)(int64_t first, int64_t end, int64_t descending, int64_t i)
+{
+    return descending ? end - 1 - i : first + i;
+}
+
 /* C = init + A B of the one block and the rows of a group that `g` is about; `after`: the weights
  * that are wanted next, or NULL. */
 static __attribute__((noinline)) void FL_T(gemm_of_parts)(const FL_T(fl_gemm) * g,

@@ -120,7 +120,9 @@ static void CELL_(forward_row)(const FL_T(fl_step) * s, int64_t row, int64_t blo
 static void CELL_(forward_step)(const FL_T(fl_step) * s)
 {
     const int slots = CELL_(facts).slots;
-    if (!FL_T(forward_in_parts)(s, slots, CELL_(facts).compact, CELL_(forward_row)))
+    if (FL_T(forward_goes_in_parts)(s, slots, CELL_(facts).compact))
+        FL_T(forward_in_parts)(s, slots, CELL_(facts).compact, CELL_(forward_row));
+    else
         FL_TILE_WALK(CELL_(forward_tile), s, slots * fl_panels_per_block(slots), s->rows,
                      s->block_first, s->block_end, s->descending);
 }
@@ -200,29 +202,33 @@ FL_CELL_TILE void CELL_(backward_tile)(const FL_T(fl_backstep) * s, const int nv
     CELL_(backward_units)(s, nv, mr, nb, row, block, acc);
 }
 
-static void CELL_(backward_row)(const FL_T(fl_backstep) * s, int64_t row, int64_t block,
-                                const real *sums)
+/* One row of a block whose products are in `sums`; `whole`: what they are added to is there, too.
+ */
+FL_INLINE void CELL_(backward_panels)(const FL_T(fl_backstep) * s, int64_t row, int64_t block,
+                                      const real *sums, const int whole)
 {
     const int state_recurs = CELL_(facts).state_recurs && !CELL_(facts).is_prelude;
     for (int v = 0; v < FL_BLOCK_VECTORS; v++) {
         int64_t panel = block * FL_BLOCK_VECTORS + v;
-        if (panel * FL_LANES < s->units)
-            CELL_(backward_unit)(s,
-                                 FL_T(backward_init)(s, state_recurs, row, panel * FL_LANES) +
-                                     v_load(sums + v * FL_LANES),
-                                 row, panel);
+        if (panel * FL_LANES >= s->units)
+            continue;
+        vec sum = v_load(sums + v * FL_LANES);
+        if (!whole)
+            sum = FL_T(backward_init)(s, state_recurs, row, panel * FL_LANES) + sum;
+        CELL_(backward_unit)(s, sum, row, panel);
     }
 }
 
-/* The same where that is in the sums. */
-static void CELL_(backward_sums)(const FL_T(fl_backstep) * s, int64_t row, int64_t block,
-                                 const real *sums)
+static void CELL_(backward_row)(const FL_T(fl_backstep) * s, int64_t row, int64_t block,
+                                const real *sums)
 {
-    for (int v = 0; v < FL_BLOCK_VECTORS; v++) {
-        int64_t panel = block * FL_BLOCK_VECTORS + v;
-        if (panel * FL_LANES < s->units)
-            CELL_(backward_unit)(s, v_load(sums + v * FL_LANES), row, panel);
-    }
+    CELL_(backward_panels)(s, row, block, sums, 0);
+}
+
+static void CELL_(backward_whole_row)(const FL_T(fl_backstep) * s, int64_t row, int64_t block,
+                                      const real *sums)
+{
+    CELL_(backward_panels)(s, row, block, sums, 1);
 }
 
 /* Of a block that is half empty or more, as the last one of a narrow layer is. */
@@ -241,9 +247,12 @@ static __attribute__((noinline)) void CELL_(backward_narrow)(const FL_T(fl_backs
 
 static void CELL_(backward_step)(const FL_T(fl_backstep) * s)
 {
-    if (FL_T(backward_in_parts)(s, CELL_(facts).state_recurs && !CELL_(facts).is_prelude,
-                                CELL_(facts).slots, CELL_(facts).compact, CELL_(backward_sums)))
+    if (FL_T(backward_goes_in_parts)(s)) {
+        FL_T(backward_in_parts)(s, CELL_(facts).state_recurs && !CELL_(facts).is_prelude,
+                                CELL_(facts).slots, CELL_(facts).compact,
+                                CELL_(backward_whole_row));
         return;
+    }
     int narrow = FL_T(narrow_vectors)(s->units, FL_BLOCK_VECTORS, s->block_first, s->block_end);
     int64_t end = narrow ? s->block_end - 1 : s->block_end;
     FL_TILE_WALK(CELL_(backward_tile), s, FL_BLOCK_VECTORS, s->rows, s->block_first, end,

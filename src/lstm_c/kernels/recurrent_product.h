@@ -75,17 +75,22 @@ FL_INLINE void FL_T(backward_product)(const FL_T(fl_backstep) * s, const int sta
     }
 }
 
-/* A step with far weights in parts (kernels/far_weights.h), whose cell is `finish`; 0: it is better
- * done otherwise. */
-static __attribute__((noinline)) int FL_T(forward_in_parts)(
+/* A step with far weights in parts (kernels/far_weights.h), whose cell is `finish`, and whether it
+ * is better done so. */
+FL_INLINE int FL_T(forward_goes_in_parts)(const FL_T(fl_step) * s, const int slots,
+                                          const int compact)
+{
+    const int nv = slots * fl_panels_per_block(slots);
+    return FL_T(goes_in_parts)(s->rows, s->block_end - s->block_first, s->h_depth,
+                               fl_slots_of(nv, compact, 1).count * FL_LANES);
+}
+static __attribute__((noinline)) void FL_T(forward_in_parts)(
     const FL_T(fl_step) * s, const int slots, const int compact,
     void (*finish)(const FL_T(fl_step) *, int64_t row, int64_t block, const real *sums))
 {
     const int nv = slots * fl_panels_per_block(slots);
     const fl_slots of_x = fl_slots_of(nv, compact, 0), of_h = fl_slots_of(nv, compact, 1);
     const int64_t all = nv * FL_LANES, width = of_h.count * FL_LANES;
-    if (!FL_T(goes_in_parts)(s->rows, s->block_end - s->block_first, s->h_depth, width))
-        return 0;
     _Alignas(64) real sums[FL_PART_ROWS * FL_BLOCK_VECTORS * FL_LANES];
     FL_T(fl_gemm)
     x = {.depth = s->x ? s->x_depth : 0,
@@ -104,10 +109,9 @@ static __attribute__((noinline)) int FL_T(forward_in_parts)(
     h.init = h.c = sums + of_h.first * FL_LANES;
     const real *first = x.depth ? s->weight_x : s->weight_h;
     const int64_t first_block = width * (x.depth ? x.depth : h.depth);
-    for (int64_t i = 0; i < s->block_end - s->block_first; i++) {
-        const int64_t block = s->descending ? s->block_end - 1 - i : s->block_first + i,
-                      next = s->descending ? block - 1 : block + 1;
-        const int ends = i == s->block_end - s->block_first - 1;
+    const int64_t blocks = s->block_end - s->block_first;
+    for (int64_t i = 0; i < blocks; i++) {
+        const int64_t block = FL_T(block_of_walk)(s->block_first, s->block_end, s->descending, i);
         for (int64_t row = 0; row < s->rows; row += x.rows) {
             x.rows = h.rows = FL_T(part_rows)(s->rows - row);
             if (x.depth) {
@@ -116,9 +120,12 @@ static __attribute__((noinline)) int FL_T(forward_in_parts)(
             }
             h.a = s->h_prev + row * s->h_prev_row;
             h.b = s->weight_h + block * width * h.depth;
-            const real *after = row + x.rows < s->rows ? first + block * first_block
-                                : ends                 ? NULL
-                                                       : first + next * first_block;
+            const int64_t then = row + x.rows < s->rows ? i : i + 1;
+            const real *after =
+                then < blocks
+                    ? first + first_block * FL_T(block_of_walk)(s->block_first, s->block_end,
+                                                                s->descending, then)
+                    : NULL;
             for (int64_t r = 0; r < x.rows; r++)
                 for (int v = 0; v < nv; v++)
                     v_store(
@@ -131,17 +138,19 @@ static __attribute__((noinline)) int FL_T(forward_in_parts)(
                 finish(s, row + r, block, sums + r * all);
         }
     }
-    return 1;
 }
 
-static __attribute__((noinline)) int FL_T(backward_in_parts)(
+FL_INLINE int FL_T(backward_goes_in_parts)(const FL_T(fl_backstep) * s)
+{
+    return FL_T(goes_in_parts)(s->rows, s->block_end - s->block_first, s->depth,
+                               FL_BLOCK_VECTORS * FL_LANES);
+}
+static __attribute__((noinline)) void FL_T(backward_in_parts)(
     const FL_T(fl_backstep) * s, const int state_recurs, const int slots, const int compact,
     void (*finish)(const FL_T(fl_backstep) *, int64_t row, int64_t block, const real *sums))
 {
     const fl_slots of_h = fl_slots_of(slots, compact, 1);
     const int64_t width = FL_BLOCK_VECTORS * FL_LANES;
-    if (!FL_T(goes_in_parts)(s->rows, s->block_end - s->block_first, s->depth, width))
-        return 0;
     _Alignas(64) real sums[FL_PART_ROWS * FL_BLOCK_VECTORS * FL_LANES];
     FL_T(fl_gemm)
     g = {.depth = s->depth,
@@ -156,17 +165,19 @@ static __attribute__((noinline)) int FL_T(backward_in_parts)(
          .init_row = width,
          .c = sums,
          .c_row = width};
-    for (int64_t i = 0; i < s->block_end - s->block_first; i++) {
-        const int64_t block = s->descending ? s->block_end - 1 - i : s->block_first + i,
-                      next = s->descending ? block - 1 : block + 1;
-        const int ends = i == s->block_end - s->block_first - 1;
+    const int64_t blocks = s->block_end - s->block_first;
+    for (int64_t i = 0; i < blocks; i++) {
+        const int64_t block = FL_T(block_of_walk)(s->block_first, s->block_end, s->descending, i);
         for (int64_t row = 0; row < s->rows; row += g.rows) {
             g.rows = FL_T(part_rows)(s->rows - row);
             g.a = s->dgates_next + of_h.first * FL_LANES + row * s->dgates_next_row;
             g.b = s->weight_t + block * width * s->depth;
-            const real *after = row + g.rows < s->rows ? g.b
-                                : ends                 ? NULL
-                                                       : s->weight_t + next * width * s->depth;
+            const int64_t then = row + g.rows < s->rows ? i : i + 1;
+            const real *after =
+                then < blocks ? s->weight_t + width * s->depth *
+                                                  FL_T(block_of_walk)(s->block_first, s->block_end,
+                                                                      s->descending, then)
+                              : NULL;
             for (int64_t r = 0; r < g.rows; r++)
                 for (int v = 0; v < FL_BLOCK_VECTORS; v++)
                     v_store(sums + r * width + v * FL_LANES,
@@ -177,7 +188,6 @@ static __attribute__((noinline)) int FL_T(backward_in_parts)(
                 finish(s, row + r, block, sums + r * width);
         }
     }
-    return 1;
 }
 
 /* The same for any tile, once for all cells that do not fuse; the accumulators go to memory when
