@@ -1,5 +1,5 @@
 /* The division of a call between threads: every sequence, block of units and direction has exactly
- * one owner, whatever the shape and the number of threads. */
+ * one owner, a thread or a lane, whatever the shape and the number of threads. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,10 +66,13 @@ static void shape_begin(generator *from, shape *made)
         made->packed[i].input = 1 + random_below(from, 200);
 }
 
-/* owners[direction][sequence][block] counts the threads that compute it. */
+/* owners[direction][sequence][block] counts the threads or lanes that compute it. */
 static void count_owners(const shape *of, const fl_share *share, int *owners)
 {
     int64_t first = 0, end = of->layer.part[0].blocks;
+    CHECK(share->row_first >= 0 && share->row_first <= share->row_end);
+    CHECK(share->row_end <= of->ragged.n);
+    CHECK(share->direction_first >= 0 && share->direction_end <= of->layer.directions);
     if (share->splits_units)
         fl_split(of->layer.part[0].blocks, share->rank, share->group_size, &first, &end);
     for (int d = share->direction_first; d < share->direction_end; d++)
@@ -78,14 +81,21 @@ static void count_owners(const shape *of, const fl_share *share, int *owners)
                 owners[(d * MOST_SEQUENCES + s) * MOST_BLOCKS + block]++;
 }
 
-static void check_cover(const shape *of, int backward, int n_threads)
+/* As a call does it: lanes, or the shares of `n_threads` threads. */
+static void check_cover(const shape *of, fl_plan *plan, int n_threads)
 {
     int *owners = calloc(2 * MOST_SEQUENCES * MOST_BLOCKS, sizeof *owners);
-    for (int thread = 0; thread < n_threads; thread++) {
-        fl_share share = fl_recurrent_share(&of->layer, &of->ragged, backward, thread, n_threads);
-        CHECK(share.row_first >= 0 && share.row_first <= share.row_end);
-        CHECK(share.row_end <= of->ragged.n);
-        CHECK(share.direction_first >= 0 && share.direction_end <= of->layer.directions);
+    int64_t *numbers = calloc((size_t)fl_plan_numbers(&of->layer, plan), sizeof *numbers);
+    fl_lanes lanes;
+    fl_plan_begin(&of->layer, &of->ragged, plan, numbers, &lanes);
+    CHECK_EQUAL(lanes.count, plan->pieces * of->layer.directions);
+    for (int64_t lane = 0; lane < lanes.count; lane++) {
+        fl_share share = fl_lane_share(plan, lane, 0);
+        CHECK(!share.splits_units);
+        count_owners(of, &share, owners);
+    }
+    for (int thread = 0; thread < n_threads && !plan->pieces; thread++) {
+        fl_share share = fl_unit_share(&of->layer, &of->ragged, thread, n_threads);
         count_owners(of, &share, owners);
     }
     for (int d = 0; d < 2; d++)
@@ -95,14 +105,15 @@ static void check_cover(const shape *of, int backward, int n_threads)
                             d < of->layer.directions && s < of->ragged.n &&
                                 block < of->layer.part[0].blocks);
     free(owners);
+    free(numbers);
 }
 
 /* The members of a group agree on what they are: otherwise a barrier waits for ever. */
-static void check_groups(const shape *of, int backward, int n_threads)
+static void check_groups(const shape *of, int n_threads)
 {
     int ranks[2][MOST_THREADS] = {{0}}, members[2] = {0}, size[2] = {0}, splits[2] = {0};
     for (int thread = 0; thread < n_threads; thread++) {
-        fl_share share = fl_recurrent_share(&of->layer, &of->ragged, backward, thread, n_threads);
+        fl_share share = fl_unit_share(&of->layer, &of->ragged, thread, n_threads);
         CHECK(share.group == 0 || share.group == 1);
         CHECK(share.rank >= 0 && share.rank < share.group_size);
         CHECK(!ranks[share.group][share.rank]++);
@@ -115,6 +126,30 @@ static void check_groups(const shape *of, int backward, int n_threads)
     }
     for (int group = 0; group < 2; group++)
         CHECK_EQUAL(members[group], size[group]);
+}
+
+/* No thread is without a lane, and the threads that a call gets may be fewer than it wanted. */
+static void check_levels(const shape *of)
+{
+    for (int backward = 0; backward < 2; backward++)
+        for (int wanted = 1; wanted <= MOST_THREADS; wanted++) {
+            fl_plan plan = fl_plan_levels(&of->layer, &of->ragged, backward, wanted);
+            check_context("%s, %d threads", backward ? "backward" : "forward", wanted);
+            CHECK(plan.n_threads >= 1 && plan.n_threads <= wanted);
+            CHECK(!plan.waves);
+            if (plan.n_threads == 1)
+                CHECK(plan.pieces >= 1);
+            if (plan.pieces) {
+                CHECK(plan.pieces * of->layer.directions >= plan.n_threads);
+                CHECK(plan.pieces <= of->ragged.n);
+                CHECK(plan.stages >= 1 && plan.stages <= 16);
+            }
+            for (int n_threads = 1; n_threads <= plan.n_threads; n_threads++) {
+                check_cover(of, &plan, n_threads);
+                check_groups(of, n_threads);
+            }
+        }
+    check_context("%s", "");
 }
 
 static void check_threads(const shape *of)
@@ -136,13 +171,13 @@ static void check_plans(shape *of)
     for (int64_t levels = 1; levels < 6; levels++)
         for (int wanted = 1; wanted < 20; wanted++) {
             of->layer.config.num_layers = levels;
-            fl_forward_team team = fl_plan_forward(&of->layer, &of->ragged, wanted);
-            CHECK(team.n_threads >= 1 && team.n_threads <= wanted);
-            if (team.waves) {
-                CHECK(team.n_threads > 1 && team.n_threads <= levels);
+            fl_plan plan = fl_plan_forward(&of->layer, &of->ragged, wanted);
+            CHECK(plan.n_threads >= 1 && plan.n_threads <= wanted);
+            if (plan.waves) {
+                CHECK(plan.n_threads > 1 && plan.n_threads <= levels);
                 CHECK(of->layer.directions == 1 && of->ragged.n < 8);
             } else {
-                CHECK_EQUAL(team.n_threads, fl_recurrent_threads(&of->layer, &of->ragged, wanted));
+                CHECK_EQUAL(plan.n_threads, fl_recurrent_threads(&of->layer, &of->ragged, wanted));
             }
         }
 }
@@ -160,9 +195,9 @@ static void test_wave(void)
                 .packed = {{.input = 64}, {.input = 64}},
                 .ragged = {.n = 1, .steps = 100, .rows = 100}};
     of.layer.packed = of.packed;
-    fl_forward_team team = fl_plan_forward(&of.layer, &of.ragged, 4);
-    CHECK(team.waves);
-    CHECK_EQUAL(team.n_threads, 2);
+    fl_plan plan = fl_plan_forward(&of.layer, &of.ragged, 4);
+    CHECK(plan.waves);
+    CHECK_EQUAL(plan.n_threads, 2);
     CHECK_EQUAL(fl_wave_steps(&of.ragged), 8);
     of.ragged.steps = 3200;
     CHECK_EQUAL(fl_wave_steps(&of.ragged), 100);
@@ -172,6 +207,38 @@ static void test_wave(void)
     of.layer.config.num_layers = 1;
     of.ragged.n = 1;
     CHECK(!fl_plan_forward(&of.layer, &of.ragged, 4).waves);
+}
+
+/* Sequences are cut so that their states stay near, and so that threads can even out; stages only
+ * where they do. */
+static void test_many_rows(void)
+{
+    shape of = {.layer = {.directions = 1,
+                          .n_parts = 1,
+                          .lanes = 16,
+                          .real_size = sizeof(float),
+                          .gate_row = 512,
+                          .recurrent = 128,
+                          .part[0].blocks = 8,
+                          .config = {.num_layers = 1, .hidden_size = 128},
+                          .n_packed = 1},
+                .packed = {{.input = 64}},
+                .ragged = {.n = 1024, .steps = 100, .rows = 102400}};
+    of.layer.packed = of.packed;
+    fl_plan alone = fl_plan_levels(&of.layer, &of.ragged, 0, 1),
+            two = fl_plan_levels(&of.layer, &of.ragged, 0, 2);
+    CHECK_EQUAL(alone.pieces, 16);
+    CHECK_EQUAL(alone.stages, 1);
+    CHECK_EQUAL(two.pieces, 32);
+    CHECK_EQUAL(two.stages, 1);
+    of.ragged.n = 128;
+    of.ragged.rows = 12800;
+    two = fl_plan_levels(&of.layer, &of.ragged, 1, 2);
+    CHECK_EQUAL(two.pieces, 4);
+    CHECK_EQUAL(two.stages, 16);
+    of.layer.recurrent = 1024; /* far */
+    two = fl_plan_levels(&of.layer, &of.ragged, 1, 2);
+    CHECK_EQUAL(two.pieces, 2);
 }
 
 /* The units of a step are split where its work pays for a barrier; a sleeping team is woken for
@@ -205,16 +272,11 @@ int main(void)
     test_split();
     test_wave();
     test_few_rows();
+    test_many_rows();
     for (int round = 0; round < 150; round++) {
         shape made;
         shape_begin(&from, &made);
-        for (int n_threads = 1; n_threads <= MOST_THREADS; n_threads++) {
-            check_context("round %d, %d threads", round, n_threads);
-            for (int backward = 0; backward < 2; backward++) {
-                check_cover(&made, backward, n_threads);
-                check_groups(&made, backward, n_threads);
-            }
-        }
+        check_levels(&made);
         check_threads(&made);
         check_plans(&made);
         fl_arena_release(&made.arena);

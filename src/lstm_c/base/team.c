@@ -15,7 +15,7 @@
 #include "base/fpenv.h"
 #include "fastlstm.h"
 
-enum { SPINS_BEFORE_YIELD = 4000, MAX_THREADS = 1024 };
+enum { TURNS_BEFORE_YIELD = 4000, MAX_THREADS = 1024 };
 /* So long after a call, OpenMP's threads still wait for the next one. */
 enum { AWAKE_NS = 1000000 };
 
@@ -210,8 +210,12 @@ void fl_barrier_init(fl_barrier *barrier)
     atomic_init(&barrier->phase, 0);
 }
 
-static void cpu_relax(void)
+void fl_pause(int turns)
 {
+    if (turns >= TURNS_BEFORE_YIELD) {
+        sched_yield();
+        return;
+    }
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -229,11 +233,7 @@ void fl_barrier_wait(fl_barrier *barrier, int n_threads)
         atomic_store_explicit(&barrier->phase, phase + 1, memory_order_release);
         return;
     }
-    for (int spins = 0; atomic_load_explicit(&barrier->phase, memory_order_acquire) == phase;
-         spins++) {
-        if (spins < SPINS_BEFORE_YIELD)
-            cpu_relax();
-        else
-            sched_yield();
-    }
+    for (int turns = 0; atomic_load_explicit(&barrier->phase, memory_order_acquire) == phase;
+         turns++)
+        fl_pause(turns);
 }

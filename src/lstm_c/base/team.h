@@ -28,6 +28,9 @@ void fl_team_run(int n_threads, int wakes, fl_team_function function, void *argu
  * quota). */
 int fl_team_size(int requested);
 
+/* A turn of a loop that waits for another thread: `turns` so far. Spins, then yields. */
+void fl_pause(int turns);
+
 typedef struct fl_barrier {
     _Alignas(64) atomic_int arrived;
     _Alignas(64) atomic_int phase;

@@ -12,6 +12,8 @@ enum {
 #endif
 
 typedef struct FL_T(fl_gradient_scratch) {
+    int of_index, of_part; /* whose inputs these are, from which row on; -1: nobody's */
+    int64_t of_row;
     const real **x, **recurred, **before; /* (chunk): rows of inputs where they lie */
     real *inputs; /* rows of [x, h_prev, recurring gates, 1] in panels of columns, each (chunk,
                      FL_INPUT_PANEL): a tile reads a short stride, and the memory in one stream */
@@ -50,7 +52,11 @@ typedef struct FL_T(fl_backward_run) {
                               layer's: a tile of it is one piece of memory */
     FL_T(fl_gradient_scratch) * scratch;
     int64_t chunk; /* rows of a weight-gradient chunk */
-    int n_threads;
+    fl_plan plan;
+    fl_lanes lanes;
+    int64_t *numbers; /* of fl_plan_begin */
+    fl_lanes product_lanes;
+    int64_t *next_product; /* of those */
     fl_barrier all, group[2];
 } FL_T(fl_backward_run);
 

@@ -362,7 +362,9 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
     }
 }
 
-static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, const fl_share *share)
+/* Steps [begin, stop) of a layer and direction, in running order, from the last to the first. */
+static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, const fl_share *share,
+                                     int64_t begin, int64_t stop)
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
@@ -370,7 +372,7 @@ static void FL_T(backward_direction)(FL_T(fl_backward_run) * run, int index, con
             block_end = blocks;
     if (share->splits_units)
         fl_split(blocks, share->rank, share->group_size, &block_first, &block_end);
-    for (int64_t step = ragged->steps; step-- > 0;) {
+    for (int64_t step = stop; step-- > begin;) {
         fl_moment moment = fl_ragged_moment(ragged, step, index % layer->directions);
         for (int p = layer->n_parts; p-- > 0;) {
             /* the output's gradient takes the product of a projected h */

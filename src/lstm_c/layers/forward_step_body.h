@@ -7,7 +7,8 @@ typedef struct FL_T(fl_forward_run) {
     fl_tape *tape;
     const FL_T(fl_kernels) * kernels;
     int64_t chunk_rows; /* rows of gate columns that a thread's scratch holds */
-    fl_forward_team team;
+    fl_plan plan;
+    fl_lanes lanes;
     fl_barrier all, group[2];
 } FL_T(fl_forward_run);
 

@@ -3,6 +3,7 @@
 #define FL_LAYERS_RECURRENT_H
 
 #include "base/arena.h"
+#include "base/lanes.h"
 #include "base/team.h"
 #include "isa/isa.h"
 #include "layers/ragged.h"
@@ -139,6 +140,7 @@ struct fl_tape {
     fl_tape_direction *directions; /* (num_layers * directions) */
     void **scratch;        /* (n_threads) inference: hoisted projections of a chunk of steps */
     fl_prepared *prepared; /* (n_threads) */
+    int64_t *lanes;        /* numbers of fl_plan_begin */
     fl_arena arena;
     fl_arena backward_arena;
 };
@@ -280,20 +282,32 @@ int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int
 /* Whether a call on this batch wakes a team of `n_threads` that sleeps, see fl_team_run: it was
  * asked for so many threads by name (`asked`, else 0), or the work is worth it. */
 int fl_wakes_team(const fl_recurrent *layer, const fl_ragged *ragged, int asked, int n_threads);
-/* Who runs a forward pass: the layers one after another, or, with `waves`, at the same time, each
- * some steps behind the one below it. */
-typedef struct fl_forward_team {
+/* Who runs a pass: the layers one after another, each divided into lanes or its units split; or,
+ * with `waves`, all at the same time, each some steps behind the one below it. */
+typedef struct fl_plan {
     int n_threads, waves;
-} fl_forward_team;
-fl_forward_team fl_plan_forward(const fl_recurrent *layer, const fl_ragged *ragged, int wanted);
+    int64_t pieces; /* of about as many steps, into which the sequences are cut: each a lane in
+                       each direction. 0: units are split, by the threads of a direction */
+    int64_t stages; /* of a lane in a layer: its steps are cut into so many parts */
+    int64_t *cut;   /* (pieces + 1) first sequences of the pieces, and the end */
+} fl_plan;
+fl_plan fl_plan_forward(const fl_recurrent *layer, const fl_ragged *ragged, int wanted);
+/* Without waves. Units are split when there are fewer than four sequences a thread, or few for
+ * weights that are far. */
+fl_plan fl_plan_levels(const fl_recurrent *layer, const fl_ragged *ragged, int backward,
+                       int wanted);
+/* Numbers that a plan and its lanes keep, and what gives them to both. */
+int64_t fl_plan_numbers(const fl_recurrent *layer, const fl_plan *plan);
+void fl_plan_begin(const fl_recurrent *layer, const fl_ragged *ragged, fl_plan *plan,
+                   int64_t *numbers, fl_lanes *lanes);
 /* Steps that a layer runs before the next layer takes them. */
 int64_t fl_wave_steps(const fl_ragged *ragged);
 /* Whether a second cache holds the recurrent weights of a step in part at most. */
 int fl_weights_are_far(const fl_recurrent *layer);
-/* Share of `thread`. Rows are cut so that each thread gets about as many steps; units are
- * cut instead when there are fewer than four rows a thread, or few for weights that are far. */
-fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, int backward,
-                            int thread, int n_threads);
+/* What a lane is, for the thread that runs it; and the share of a thread where units are split. */
+fl_share fl_lane_share(const fl_plan *plan, int64_t lane, int thread);
+fl_share fl_unit_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
+                       int n_threads);
 /* Part `index` of `parts` of [0, count). */
 void fl_split(int64_t count, int index, int parts, int64_t *first, int64_t *end);
 
@@ -323,7 +337,7 @@ fl_status fl_rows_fit(const fl_recurrent *layer, int64_t rows);
 /* Memory and plan of a call, whose sequences tape->ragged has counted; *chunk_rows: rows of a
  * thread's scratch. */
 fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
-                          fl_forward_team team, int64_t *chunk_rows);
+                          const fl_plan *plan, int64_t *chunk_rows);
 
 void fl_recurrent_pack_f32(fl_recurrent *layer, const void *parameters);
 void fl_recurrent_pack_f64(fl_recurrent *layer, const void *parameters);

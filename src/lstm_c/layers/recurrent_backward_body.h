@@ -42,28 +42,74 @@ static void FL_T(drop_gradient)(const FL_T(fl_backward_run) * run, int64_t level
                                run->tape->layers[level].factor, ragged->batch[t] * columns);
 }
 
-/* Part of a level that starts from all its gate gradients: weights, then the layer below. */
+/* Lanes of a level's products with all its gate gradients, a chunk of rows a stage: the gradients
+ * of each direction and part in `pieces` of blocks, and `below` shares of each chunk of dx. One
+ * thread takes all chunks of a lane at once, whose sums stay near. */
+typedef struct FL_T(fl_product_lanes) {
+    int64_t pieces, below, count, chunks, stages;
+} FL_T(fl_product_lanes);
+static FL_T(fl_product_lanes) FL_T(product_lanes)(const FL_T(fl_backward_run) * run)
+{
+    const fl_recurrent *layer = run->layer;
+    int64_t threads = run->plan.n_threads,
+            most = FL_T(unit_blocks)(layer->gate_row, layer->lanes) / layer->n_parts / 2;
+    FL_T(fl_product_lanes) lanes = {.pieces = 1, .below = 1};
+    if (threads > 1) {
+        lanes.pieces = 2 * threads < most ? 2 * threads : most > threads ? most : threads;
+        lanes.below = 2 * threads;
+    }
+    lanes.count = layer->directions * layer->n_parts * lanes.pieces + lanes.below;
+    lanes.chunks = (run->tape->ragged.rows + run->chunk - 1) / run->chunk;
+    lanes.stages = threads > 1 ? lanes.chunks : 1;
+    return lanes;
+}
+
+/* Stage `stage` of a lane of a level's products. */
+static void FL_T(run_product)(const FL_T(fl_backward_run) * run, int64_t level, int64_t lane,
+                              int64_t stage, int thread)
+{
+    const fl_recurrent *layer = run->layer;
+    const FL_T(fl_product_lanes) lanes = FL_T(product_lanes)(run);
+    int64_t row, row_end, first, end, total = run->tape->ragged.rows;
+    fl_split(lanes.chunks, (int)stage, (int)lanes.stages, &row, &row_end);
+    row *= run->chunk;
+    row_end = row_end * run->chunk < total ? row_end * run->chunk : total;
+    if (lane < lanes.count - lanes.below) {
+        int64_t product = lane / lanes.pieces;
+        int p = (int)(product % layer->n_parts),
+            index = (int)(level * layer->directions + product / layer->n_parts);
+        fl_split(FL_T(unit_blocks)(layer->part[p].gate_columns, layer->lanes),
+                 (int)(lane % lanes.pieces), (int)lanes.pieces, &first, &end);
+        if (first < end)
+            FL_T(weight_gradients)(run, index, p, thread, first, end, row, row_end);
+    } else if (level || run->call->dx) {
+        fl_split(row_end - row, (int)(lanes.count - 1 - lane), (int)lanes.below, &first, &end);
+        FL_T(input_gradient)(run, level, thread, row + first, row + end);
+    }
+}
+
+/* Part of a level that starts from all its gate gradients: weights, and the layer below. */
 static void FL_T(backward_level_products)(FL_T(fl_backward_run) * run, int64_t level, int thread,
                                           int n_threads)
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
-    int64_t first, end;
+    int64_t stages = FL_T(product_lanes)(run).stages,
+            before = (layer->config.num_layers - 1 - level) * stages, first, end;
+    run->scratch[thread].of_row = -1;
+    for (fl_task task = FL_NO_TASK; fl_lanes_next(&run->product_lanes, before + stages, &task);)
+        FL_T(run_product)(run, level, task.lane, task.stage - before, thread);
     for (int d = 0; d < layer->directions; d++) {
         int index = (int)level * layer->directions + d;
-        for (int p = 0; p < layer->n_parts; p++)
-            FL_T(weight_gradients)(run, index, p, thread, n_threads);
+        fl_split(layer->panels, thread, n_threads, &first, &end);
+        FL_T(peephole_gradients)(run, index, first, end);
         if (fl_projects(layer))
             FL_T(projection_gradient)(run, index, thread, n_threads);
     }
-    if (level || run->call->dx) {
-        fl_split(ragged->rows, thread, n_threads, &first, &end);
-        FL_T(input_gradient)(run, level, thread, first, end);
+    if (run->tape->layers[level].factor) {
         fl_barrier_wait(&run->all, n_threads);
-        if (run->tape->layers[level].factor) {
-            fl_split(ragged->steps, thread, n_threads, &first, &end);
-            FL_T(drop_gradient)(run, level, first, end);
-        }
+        fl_split(ragged->steps, thread, n_threads, &first, &end);
+        FL_T(drop_gradient)(run, level, first, end);
     }
     fl_barrier_wait(&run->all, n_threads);
 }
@@ -169,6 +215,31 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
     }
 }
 
+/* A level whose sequences are cut, and one whose units are split; as forwards. */
+static void FL_T(backward_lanes)(FL_T(fl_backward_run) * run, int64_t level, int thread)
+{
+    const fl_plan *plan = &run->plan;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t before = (run->layer->config.num_layers - 1 - level) * plan->stages, first, end;
+    for (fl_task task = FL_NO_TASK; fl_lanes_next(&run->lanes, before + plan->stages, &task);) {
+        const fl_share share = fl_lane_share(plan, task.lane, thread);
+        fl_split(ragged->steps, (int)(before + plan->stages - 1 - task.stage), (int)plan->stages,
+                 &first, &end);
+        FL_T(backward_direction)(run, (int)level * run->layer->directions + share.direction_first,
+                                 &share, first, end);
+    }
+}
+
+static void FL_T(backward_units)(FL_T(fl_backward_run) * run, int64_t level, int thread,
+                                 int n_threads)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    const fl_share share = fl_unit_share(layer, ragged, thread, n_threads);
+    for (int d = share.direction_first; d < share.direction_end; d++)
+        FL_T(backward_direction)(run, (int)level * layer->directions + d, &share, 0, ragged->steps);
+}
+
 static void FL_T(backward_thread)(void *argument, int thread, int n_threads)
 {
     FL_T(fl_backward_run) *run = argument;
@@ -180,13 +251,14 @@ static void FL_T(backward_thread)(void *argument, int thread, int n_threads)
     if (run->dy_top)
         FL_T(gather_rows)(ragged, run->call->dy, run->call->dy_start, columns, first, end,
                           run->dy_top);
-    fl_share share = fl_recurrent_share(layer, ragged, 1, thread, n_threads);
     for (int64_t level = layer->config.num_layers; level-- > 0;) {
         if (thread == 0)
             FL_T(begin_level)(run, level);
         fl_barrier_wait(&run->all, n_threads);
-        for (int d = share.direction_first; d < share.direction_end; d++)
-            FL_T(backward_direction)(run, (int)level * layer->directions + d, &share);
+        if (run->plan.pieces)
+            FL_T(backward_lanes)(run, level, thread);
+        else
+            FL_T(backward_units)(run, level, thread, n_threads);
         fl_barrier_wait(&run->all, n_threads);
         if (thread == 0)
             FL_T(end_level)(run, level);
@@ -284,8 +356,11 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     }
     run->weight_gradient = fl_arena_take(
         arena, D * columns * FL_T(gradient_columns)(layer, layer->n_parts), sizeof(real));
-    run->scratch = fl_arena_take(arena, run->n_threads, sizeof *run->scratch);
-    for (int thread = 0; thread < run->n_threads; thread++) {
+    run->numbers = fl_arena_take(arena, fl_plan_numbers(layer, &run->plan), sizeof *run->numbers);
+    run->next_product =
+        fl_arena_take(arena, FL_T(product_lanes)(run).count, sizeof *run->next_product);
+    run->scratch = fl_arena_take(arena, run->plan.n_threads, sizeof *run->scratch);
+    for (int thread = 0; thread < run->plan.n_threads; thread++) {
         FL_T(fl_gradient_scratch)
         scratch = {.x = fl_arena_take(arena, run->chunk, sizeof(real *)),
                    .recurred = fl_arena_take(arena, run->chunk, sizeof(real *)),
@@ -323,7 +398,7 @@ fl_status FL_T(fl_recurrent_backward)(const fl_recurrent *layer, const fl_backwa
            .kernels = &layer->isa->FL_SUFFIX,
            .parameters = call->parameters};
     fl_arena *arena = &call->tape->backward_arena;
-    run.n_threads = fl_recurrent_threads(layer, &call->tape->ragged, fl_team_size(call->n_threads));
+    run.plan = fl_plan_levels(layer, &call->tape->ragged, 1, fl_team_size(call->n_threads));
     arena->used = 0;
     arena->overflow = 0;
     fl_arena measure = {0};
@@ -334,10 +409,12 @@ fl_status FL_T(fl_recurrent_backward)(const fl_recurrent *layer, const fl_backwa
     if (status != FL_OK)
         return status;
     FL_T(backward_layout)(&run, arena);
+    fl_plan_begin(layer, &call->tape->ragged, &run.plan, run.numbers, &run.lanes);
+    fl_lanes_begin(&run.product_lanes, FL_T(product_lanes)(&run).count, run.next_product);
     fl_barrier_init(&run.all);
     fl_barrier_init(&run.group[0]);
     fl_barrier_init(&run.group[1]);
-    int wakes = fl_wakes_team(layer, &call->tape->ragged, call->n_threads, run.n_threads);
-    fl_team_run(run.n_threads, wakes, FL_T(backward_thread), &run);
+    int wakes = fl_wakes_team(layer, &call->tape->ragged, call->n_threads, run.plan.n_threads);
+    fl_team_run(run.plan.n_threads, wakes, FL_T(backward_thread), &run);
     return FL_OK;
 }

@@ -89,7 +89,8 @@ static void FL_T(forward_wave)(FL_T(fl_forward_run) * run, int thread, int n_thr
     const fl_ragged *ragged = &run->tape->ragged;
     int64_t levels = layer->config.num_layers, chunk = fl_wave_steps(ragged),
             chunks = (ragged->steps + chunk - 1) / chunk;
-    const fl_share share = {0, 1, 0, ragged->n, thread, 0, 0, 1, 0};
+    const fl_share share = {
+        .direction_end = 1, .row_end = ragged->n, .thread = thread, .group_size = 1};
     for (int64_t round = 0; round < chunks + levels - 1; round++) {
         for (int64_t level = thread; level < levels; level += n_threads) {
             int64_t first = (round - level) * chunk,
@@ -106,12 +107,37 @@ static void FL_T(forward_wave)(FL_T(fl_forward_run) * run, int thread, int n_thr
         FL_T(final_states)(run, level);
 }
 
+/* A level whose sequences are cut: lanes of some of them in a direction, for whoever is free. */
+static void FL_T(forward_lanes)(FL_T(fl_forward_run) * run, int64_t level, int thread)
+{
+    const fl_plan *plan = &run->plan;
+    const fl_ragged *ragged = &run->tape->ragged;
+    int64_t before = level * plan->stages, first, end;
+    for (fl_task task = FL_NO_TASK; fl_lanes_next(&run->lanes, before + plan->stages, &task);) {
+        const fl_share share = fl_lane_share(plan, task.lane, thread);
+        fl_split(ragged->steps, (int)(task.stage - before), (int)plan->stages, &first, &end);
+        FL_T(forward_direction)(run, (int)level * run->layer->directions + share.direction_first,
+                                thread, &share, first, end);
+    }
+}
+
+/* A level whose units are split. */
+static void FL_T(forward_units)(FL_T(fl_forward_run) * run, int64_t level, int thread,
+                                int n_threads)
+{
+    const fl_recurrent *layer = run->layer;
+    const fl_ragged *ragged = &run->tape->ragged;
+    const fl_share share = fl_unit_share(layer, ragged, thread, n_threads);
+    for (int d = share.direction_first; d < share.direction_end; d++)
+        FL_T(forward_direction)(run, (int)level * layer->directions + d, thread, &share, 0,
+                                ragged->steps);
+}
+
 /* The levels one after another, each divided between the threads. */
 static void FL_T(forward_levels)(FL_T(fl_forward_run) * run, int thread, int n_threads)
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
-    const fl_share share = fl_recurrent_share(layer, ragged, 0, thread, n_threads);
     int64_t first, end;
     fl_split(ragged->steps, thread, n_threads, &first, &end);
     for (int64_t level = 0; level < layer->config.num_layers; level++) {
@@ -119,9 +145,10 @@ static void FL_T(forward_levels)(FL_T(fl_forward_run) * run, int thread, int n_t
             FL_T(drop)(run, level, first, end);
             fl_barrier_wait(&run->all, n_threads);
         }
-        for (int d = share.direction_first; d < share.direction_end; d++)
-            FL_T(forward_direction)(run, (int)level * layer->directions + d, thread, &share, 0,
-                                    ragged->steps);
+        if (run->plan.pieces)
+            FL_T(forward_lanes)(run, level, thread);
+        else
+            FL_T(forward_units)(run, level, thread, n_threads);
         fl_barrier_wait(&run->all, n_threads);
         if (thread == 0)
             FL_T(final_states)(run, level);
@@ -144,7 +171,7 @@ static void FL_T(forward_thread)(void *argument, int thread, int n_threads)
     if (run->tape->directions[0].zoned)
         FL_T(draw_zones)(run, first, end);
     fl_barrier_wait(&run->all, n_threads);
-    if (run->team.waves && n_threads > 1)
+    if (run->plan.waves && n_threads > 1)
         FL_T(forward_wave)(run, thread, n_threads);
     else
         FL_T(forward_levels)(run, thread, n_threads);
@@ -221,16 +248,17 @@ fl_status FL_T(fl_recurrent_forward)(const fl_recurrent *layer, const fl_forward
 {
     FL_T(fl_forward_run)
     run = {.layer = layer, .call = call, .tape = tape, .kernels = &layer->isa->FL_SUFFIX};
-    run.team = fl_plan_forward(layer, &tape->ragged, fl_team_size(call->n_threads));
-    fl_status status = fl_tape_prepare(tape, layer, call, run.team, &run.chunk_rows);
+    run.plan = fl_plan_forward(layer, &tape->ragged, fl_team_size(call->n_threads));
+    fl_status status = fl_tape_prepare(tape, layer, call, &run.plan, &run.chunk_rows);
     if (status != FL_OK)
         return status;
+    fl_plan_begin(layer, &tape->ragged, &run.plan, tape->lanes, &run.lanes);
     fl_barrier_init(&run.all);
     fl_barrier_init(&run.group[0]);
     fl_barrier_init(&run.group[1]);
     FL_T(forward_begin)(&run);
-    int wakes = fl_wakes_team(layer, &tape->ragged, call->n_threads, run.team.n_threads);
-    fl_team_run(run.team.n_threads, wakes, FL_T(forward_thread), &run);
+    int wakes = fl_wakes_team(layer, &tape->ragged, call->n_threads, run.plan.n_threads);
+    fl_team_run(run.plan.n_threads, wakes, FL_T(forward_thread), &run);
     return FL_OK;
 }
 

@@ -10,6 +10,11 @@ enum {
     WAKING_SHARE = 4000000,  /* worth waking a team that sleeps */
     FAR_BYTES = 1024 * 1024, /* recurrent weights that a second cache holds in part, or not */
     FARTHER_BYTES = 4 * 1024 * 1024,
+    LANE_ROWS = 64,        /* sequences whose states stay in a second cache from step to step */
+    FEWEST_LANE_ROWS = 32, /* whole tiles, where there are threads to even out */
+    LANE_STAGES = 16,
+    STAGE_ROWS = 128, /* of a product worth the name */
+    MANY_LANES = 16,  /* a thread: they even out by themselves */
     MOST_CHUNKS = 32,
     FEWEST_STEPS = 8 /* of a wave: most rounds have work for every thread, and a
                         chunk is a product worth the name */
@@ -81,30 +86,25 @@ static int wave_threads(const fl_recurrent *layer, const fl_ragged *ragged, int 
     return threads > (by_units < wanted ? by_units : wanted) ? threads : 0;
 }
 
-fl_forward_team fl_plan_forward(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
-{
-    int as_wave = wave_threads(layer, ragged, wanted);
-    if (as_wave)
-        return (fl_forward_team){as_wave, 1};
-    return (fl_forward_team){fl_recurrent_threads(layer, ragged, wanted), 0};
-}
-
 int64_t fl_wave_steps(const fl_ragged *ragged)
 {
     int64_t steps = (ragged->steps + MOST_CHUNKS - 1) / MOST_CHUNKS;
     return steps > FEWEST_STEPS ? steps : FEWEST_STEPS;
 }
 
-/* First sorted sequence of part `index`: prefix sums of the lengths cut into equal parts. */
-static int64_t cut_rows(const fl_ragged *ragged, int index, int parts)
+/* First sorted sequences of `parts` parts, and the end: prefix sums of the lengths cut into equal
+ * parts. */
+static void cut_rows(const fl_ragged *ragged, int64_t parts, int64_t *cut)
 {
-    if (index >= parts)
-        return ragged->n;
-    double target = (double)ragged->rows * index / parts, sum = 0;
+    double sum = 0;
     int64_t sequence = 0;
-    while (sequence < ragged->n && sum + 0.5 * (double)ragged->length[sequence] < target)
-        sum += (double)ragged->length[sequence++];
-    return sequence;
+    for (int64_t index = 0; index < parts; index++) {
+        double target = (double)ragged->rows * (double)index / (double)parts;
+        while (sequence < ragged->n && sum + 0.5 * (double)ragged->length[sequence] < target)
+            sum += (double)ragged->length[sequence++];
+        cut[index] = sequence;
+    }
+    cut[parts] = ragged->n;
 }
 
 int fl_weights_are_far(const fl_recurrent *layer)
@@ -122,10 +122,77 @@ static int splits_far_units(const fl_recurrent *layer, int64_t rows_a_thread, in
            (fl_weights_are_far(layer) && rows_a_thread < 16 && !backward);
 }
 
-fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, int backward,
-                            int thread, int n_threads)
+/* Whether the threads of a direction, at most `group`, take units in place of sequences. */
+static int splits_units(const fl_recurrent *layer, const fl_ragged *ragged, int backward, int group)
 {
-    fl_share share = {0, layer->directions, 0, ragged->n, thread, 0, thread, n_threads, 0};
+    int64_t rows_a_thread = ragged->n / group;
+    return group > 1 &&
+           (rows_a_thread < ROWS_A_THREAD || splits_far_units(layer, rows_a_thread, backward));
+}
+
+/* Where the sequences are cut for `group` threads of a direction, of `n_threads` in all. */
+static void plan_lanes(const fl_recurrent *layer, const fl_ragged *ragged, int group, fl_plan *plan)
+{
+    int evens_out = plan->n_threads > 1 && !fl_weights_are_far(layer);
+    int64_t pieces = ragged->n / (evens_out ? FEWEST_LANE_ROWS : LANE_ROWS), stages;
+    plan->pieces = pieces > group ? pieces : group;
+    stages = ragged->rows / plan->pieces / STAGE_ROWS;
+    if (plan->n_threads == 1 ||
+        plan->pieces * layer->directions >= (int64_t)MANY_LANES * plan->n_threads)
+        stages = 1;
+    stages = stages > LANE_STAGES ? LANE_STAGES : stages;
+    plan->stages = stages < 1 ? 1 : stages;
+}
+
+fl_plan fl_plan_levels(const fl_recurrent *layer, const fl_ragged *ragged, int backward, int wanted)
+{
+    fl_plan plan = {.n_threads = fl_recurrent_threads(layer, ragged, wanted)};
+    int group = (plan.n_threads + layer->directions - 1) / layer->directions;
+    if (!splits_units(layer, ragged, backward, group))
+        plan_lanes(layer, ragged, group, &plan);
+    return plan;
+}
+
+fl_plan fl_plan_forward(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
+{
+    int as_wave = wave_threads(layer, ragged, wanted);
+    return as_wave ? (fl_plan){.n_threads = as_wave, .waves = 1}
+                   : fl_plan_levels(layer, ragged, 0, wanted);
+}
+
+int64_t fl_plan_numbers(const fl_recurrent *layer, const fl_plan *plan)
+{
+    return plan->pieces * (layer->directions + 1) + 1;
+}
+
+void fl_plan_begin(const fl_recurrent *layer, const fl_ragged *ragged, fl_plan *plan,
+                   int64_t *numbers, fl_lanes *lanes)
+{
+    plan->cut = numbers;
+    cut_rows(ragged, plan->pieces, numbers);
+    fl_lanes_begin(lanes, plan->pieces * layer->directions, numbers + plan->pieces + 1);
+}
+
+fl_share fl_lane_share(const fl_plan *plan, int64_t lane, int thread)
+{
+    int direction = (int)(lane / plan->pieces);
+    const int64_t *cut = plan->cut + lane % plan->pieces;
+    return (fl_share){.direction_first = direction,
+                      .direction_end = direction + 1,
+                      .row_first = cut[0],
+                      .row_end = cut[1],
+                      .thread = thread,
+                      .group_size = 1};
+}
+
+fl_share fl_unit_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
+                       int n_threads)
+{
+    fl_share share = {.direction_end = layer->directions,
+                      .row_end = ragged->n,
+                      .thread = thread,
+                      .rank = thread,
+                      .group_size = n_threads};
     if (layer->directions == 2 && n_threads > 1) {
         int first_group = n_threads / 2;
         share.group = thread >= first_group;
@@ -134,15 +201,7 @@ fl_share fl_recurrent_share(const fl_recurrent *layer, const fl_ragged *ragged, 
         share.rank = share.group ? thread - first_group : thread;
         share.group_size = share.group ? n_threads - first_group : first_group;
     }
-    if (share.group_size == 1)
-        return share;
-    int64_t rows_a_thread = ragged->n / share.group_size;
-    if (rows_a_thread >= ROWS_A_THREAD && !splits_far_units(layer, rows_a_thread, backward)) {
-        share.row_first = cut_rows(ragged, share.rank, share.group_size);
-        share.row_end = cut_rows(ragged, share.rank + 1, share.group_size);
-    } else {
-        share.splits_units = 1;
-    }
+    share.splits_units = share.group_size > 1;
     return share;
 }
 

@@ -74,7 +74,7 @@ static int64_t y_rows_apart(const fl_forward *call, const fl_ragged *ragged)
 }
 
 static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
-                        fl_forward_team team, int64_t chunk_rows, fl_arena *arena)
+                        const fl_plan *plan, int64_t chunk_rows, fl_arena *arena)
 {
     const fl_ragged *ragged = &tape->ragged;
     size_t size = layer->real_size;
@@ -97,7 +97,7 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         made.y_apart = top ? y_apart : 0;
         if (made.y_apart)
             made.y = (char *)call->y + (size_t)(call->y_start[0] * columns) * size;
-        else if (tape->training || team.waves || level < 2) /* all are kept, or in use at once */
+        else if (tape->training || plan->waves || level < 2) /* all are kept, or in use at once */
             made.y = alternate[level & 1] = fl_arena_take(arena, ragged->rows * columns, size);
         else
             made.y = alternate[level & 1];
@@ -142,18 +142,19 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         if (!measuring)
             tape->directions[index] = made;
     }
-    tape->scratch = fl_arena_take(arena, team.n_threads, sizeof *tape->scratch);
-    tape->prepared = fl_arena_take(arena, team.n_threads, sizeof *tape->prepared);
+    tape->lanes = fl_arena_take(arena, fl_plan_numbers(layer, plan), sizeof *tape->lanes);
+    tape->scratch = fl_arena_take(arena, plan->n_threads, sizeof *tape->scratch);
+    tape->prepared = fl_arena_take(arena, plan->n_threads, sizeof *tape->prepared);
     fl_weight_format format = fl_call_format(layer, ragged->n);
     for (int index = 0; index < layer->n_packed; index++)
         if (fl_projects_on_tiles(layer, ragged, layer->packed[index].input))
             format = FL_WEIGHTS_TILES;
-    for (int thread = 0; thread < team.n_threads; thread++) {
+    for (int thread = 0; thread < plan->n_threads; thread++) {
         fl_prepared prepared = fl_take_prepared(layer, format, chunk_rows, arena);
         if (!measuring)
             tape->prepared[thread] = prepared;
     }
-    for (int thread = 0; thread < team.n_threads && !tape->training; thread++) {
+    for (int thread = 0; thread < plan->n_threads && !tape->training; thread++) {
         void *scratch = fl_arena_take(arena, chunk_rows * layer->gate_row, size);
         if (!measuring)
             tape->scratch[thread] = scratch;
@@ -171,17 +172,17 @@ static int64_t rows_of_chunk(const fl_recurrent *layer, const fl_ragged *ragged)
 }
 
 fl_status fl_tape_prepare(fl_tape *tape, const fl_recurrent *layer, const fl_forward *call,
-                          fl_forward_team team, int64_t *chunk_rows)
+                          const fl_plan *plan, int64_t *chunk_rows)
 {
     fl_arena measure = {0};
     *chunk_rows = rows_of_chunk(layer, &tape->ragged);
-    tape_layout(tape, layer, call, team, *chunk_rows, &measure);
+    tape_layout(tape, layer, call, plan, *chunk_rows, &measure);
     tape->arena.used = measure.used;
     tape->arena.overflow = measure.overflow;
     fl_status status = fl_arena_commit(&tape->arena);
     if (status != FL_OK)
         return status;
-    tape_layout(tape, layer, call, team, *chunk_rows, &tape->arena);
+    tape_layout(tape, layer, call, plan, *chunk_rows, &tape->arena);
     fl_ragged_fill(&tape->ragged, &call->x_rows);
     return FL_OK;
 }
@@ -213,8 +214,8 @@ fl_status fl_recurrent_tape_bytes(const fl_recurrent *layer, int64_t n, int64_t 
     fl_tape tape = {.ragged = {.n = n, .steps = steps, .rows = rows}, .training = 1, .drops = 1};
     fl_forward call = {.decay = decays ? &decays : NULL};
     fl_arena measure = {0};
-    fl_forward_team team = fl_plan_forward(layer, &tape.ragged, fl_team_size(n_threads));
-    tape_layout(&tape, layer, &call, team, rows_of_chunk(layer, &tape.ragged), &measure);
+    fl_plan plan = fl_plan_forward(layer, &tape.ragged, fl_team_size(n_threads));
+    tape_layout(&tape, layer, &call, &plan, rows_of_chunk(layer, &tape.ragged), &measure);
     *bytes = (int64_t)measure.used;
     return measure.overflow ? FL_ERR_OVERFLOW : FL_OK;
 }

@@ -336,17 +336,34 @@ static void FL_T(add_on_tiles)(const FL_T(fl_backward_run) * run, int index, int
         layer->tiles->gemm(&gemm);
 }
 
-/* Gradients of one layer's weights: dgates^T [x, h_prev, gates, 1] over all real steps, in chunks
- * of rows; the thread's share is a range of gate blocks, so every sum has one order. */
-static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p, int thread,
-                                   int n_threads)
+/* The thread's inputs of part `p` for `count` rows from `row` on, unless it has them already. */
+static void FL_T(take_inputs)(const FL_T(fl_backward_run) * run, int index, int p, int64_t row,
+                              int64_t count, int thread)
+{
+    FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
+    int64_t input = run->layer->packed[index].input;
+    if (scratch->of_index == index && scratch->of_part == p && scratch->of_row == row)
+        return;
+    scratch->of_index = index;
+    scratch->of_part = p;
+    scratch->of_row = row;
+    FL_T(find_inputs)(run, index, p, row, count, scratch);
+    if (run->on_tiles)
+        FL_T(split_inputs)(run, input, thread, count);
+    else
+        FL_T(gather_inputs)(run, input, count, scratch);
+}
+
+/* Gradients of a layer's weights: dgates^T [x, h_prev, gates, 1] over all real steps, in chunks of
+ * rows. Of part `p` and blocks [first, end) what rows [row_first, row_end) add: whole chunks, to be
+ * taken in order, so every sum has one. */
+static void FL_T(weight_gradients)(const FL_T(fl_backward_run) * run, int index, int p, int thread,
+                                   int64_t first, int64_t end, int64_t row_first, int64_t row_end)
 {
     const fl_recurrent *layer = run->layer;
     const fl_part *part = &layer->part[p];
-    int64_t width = FL_BLOCK_VECTORS * layer->lanes,
-            blocks = FL_T(unit_blocks)(part->gate_columns, layer->lanes), first, end;
-    int64_t input = layer->packed[index].input, total = run->tape->ragged.rows;
-    const FL_T(fl_input_places) at = FL_T(input_places)(run, input);
+    int64_t width = FL_BLOCK_VECTORS * layer->lanes, total = run->tape->ragged.rows;
+    const FL_T(fl_input_places) at = FL_T(input_places)(run, layer->packed[index].input);
     real *gradient =
         run->weight_gradient +
         at.depth * (index % layer->directions * FL_T(gradient_columns)(layer, layer->n_parts) +
@@ -354,14 +371,9 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
     const FL_T(fl_gradient_scratch) *scratch = &run->scratch[thread];
     FL_T(fl_section) sections[4];
     int n_sections = FL_T(sections_of)(run, index, part, sections);
-    fl_split(blocks, thread, n_threads, &first, &end);
-    for (int64_t row = 0; row < total && first < end; row += run->chunk) {
+    for (int64_t row = row_first; row < row_end; row += run->chunk) {
         int64_t count = total - row < run->chunk ? total - row : run->chunk;
-        FL_T(find_inputs)(run, index, p, row, count, scratch);
-        if (run->on_tiles)
-            FL_T(split_inputs)(run, input, thread, count);
-        else
-            FL_T(gather_inputs)(run, input, count, scratch);
+        FL_T(take_inputs)(run, index, p, row, count, thread);
         for (int64_t block = first, blocks = 1; block < end; block += blocks) {
             int64_t left = part->gate_stride - block * width, used = left < width ? left : width,
                     columns = part->gate_columns - block * width, whole = columns / width;
@@ -391,10 +403,8 @@ static void FL_T(weight_gradients)(FL_T(fl_backward_run) * run, int index, int p
         }
     }
     int64_t column_end = end * width < part->gate_columns ? end * width : part->gate_columns;
-    FL_T(unpack_gradient)(run, index, part, gradient, first * width, column_end);
-    fl_split(layer->panels, thread, n_threads, &first, &end);
-    if (p == layer->n_parts - 1)
-        FL_T(peephole_gradients)(run, index, first, end);
+    if (row_end == total)
+        FL_T(unpack_gradient)(run, index, part, gradient, first * width, column_end);
 }
 
 /* Gradient of the projection of a layer and direction: doutput^T (what it multiplied), over all
