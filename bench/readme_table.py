@@ -1,7 +1,7 @@
 """Puts the results of bench/vs_peers.py into Markdown: one machine's table into the README, every machine's into
-docs/performance.md, with what bounds the missed targets.
+docs/benchmarks.md, with the floors of missed targets.
 
-    python bench/readme_table.py bench/results/*.json [--main NAME] [--readme README.md] [--page docs/performance.md]
+    python bench/readme_table.py bench/results/*.json [--main NAME] [--readme README.md] [--page docs/benchmarks.md]
                                  [--check]
 
 NAME is a file of results without folder and ending: the one for the README, whose first marker line keeps it for the
@@ -27,7 +27,7 @@ from fastlstm.benchmark import format_seconds
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 _BEGIN = re.compile(r"<!-- bench:begin(?: (\S+))? -->")
 README = Path(__file__).parent.parent / "README.md"
-PAGE = README.parent / "docs" / "performance.md"
+PAGE = README.parent / "docs" / "benchmarks.md"
 ROOFLINE = "roofline.png"  # beside the page, of the main results
 _KINDS = {
     "step": "one streamed step",
@@ -104,8 +104,8 @@ def _again(document: Mapping[str, Any]) -> str:
     if not document.get("again"):
         return ""
     return (
-        " Cases whose repetitions were far apart were measured again, ours and the peers' together; the time with "
-        "the smaller spread counts, whoever was faster in it."
+        " Cases that others disturbed, or whose repetitions were far apart, were measured again, ours and the peers' "
+        "together; the calmer time counts, whoever was faster in it."
     )
 
 

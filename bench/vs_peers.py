@@ -6,8 +6,9 @@ Before a peer is timed its numbers are compared with ours: outputs, states or we
 agree to 1e-4 of their largest value; reduced precisions to what their class allows of ours in float32.
 The machine's ceilings are measured beside each case, since clocks and neighbours change within minutes.
 Repetitions beside somebody else on the processors are left out, by one rule for all (benchmark.Neighbours).
-With --again the cases whose repetitions were furthest apart are measured again, ours and the peers' together, and
-the time with the smaller spread counts, whoever was faster in it; --from does that with an earlier run's results.
+With --again the cases that somebody disturbed all the time, or whose repetitions were furthest apart, are measured
+again, ours and the peers' together, and the calmer time counts, whoever was faster in it; --from does that with an
+earlier run's results.
 Prints tables and writes bench/results/<machine>.json, from which bench/readme_table.py makes the table in
 the README. Run it on an otherwise idle machine.
 """
@@ -130,9 +131,12 @@ def measure(
     return {"summary": summaries, "results": records, "complaints": complaints}
 
 
-def spread(measured: dict[str, Any]) -> float:
-    """How far the repetitions of a case are apart: the median of all its rows."""
-    return statistics.median(spread_of(record) for record in measured["results"])
+def unrest(measured: dict[str, Any]) -> tuple[float, float]:
+    """What speaks against a case's times: the share of rows that somebody disturbed all the time, and how far the
+    repetitions are apart, the median of all rows."""
+    rows = measured["results"]
+    disturbed = sum(record.get("disturbed", False) for record in rows) / len(rows)
+    return disturbed, statistics.median(spread_of(record) for record in rows)
 
 
 def measure_again(
@@ -141,20 +145,25 @@ def measure_again(
     seconds: float,
     again: Callable[[Case | CtcCase], dict[str, Any]],
 ) -> None:
-    """Measures those of large spread again for about so long, and keeps for each case the time of the least."""
+    """Measures those of most unrest again for about so long, and keeps for each case the time of the least."""
     until, times = time.monotonic() + seconds, Counter(case.name for case in cases)
     while time.monotonic() < until:
-        apart = [
-            case for case in cases if spread(measured[case.name]) > CALM and times[case.name] < MOST_TIMES
+        restless = [
+            case
+            for case in cases
+            if unrest(measured[case.name]) > (0.0, CALM) and times[case.name] < MOST_TIMES
         ]
-        if not apart:
+        if not restless:
             break
-        case = min(apart, key=lambda case: (times[case.name], -spread(measured[case.name])))
+        case = max(restless, key=lambda case: (-times[case.name], unrest(measured[case.name])))
         times[case.name] += 1
         before, now = measured[case.name], again(case)
-        better = spread(now) < spread(before)
+        better = unrest(now) < unrest(before)
         print(
-            f"  again: spread {spread(before):.1%}, now {spread(now):.1%}{', which counts' if better else ''}"
+            "  again: disturbed {:.0%}, spread {:.1%}; now {:.0%}, {:.1%}".format(
+                *unrest(before), *unrest(now)
+            )
+            + (", which counts" if better else "")
         )
         if better:
             measured[case.name] = now
@@ -263,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--peers", metavar="NAME[,NAME]", help=f"only these ({', '.join(NAMES)})")
     parser.add_argument("--no-cold", action="store_true", help="leave out imports and first calls")
     parser.add_argument(
-        "--again", metavar="SECONDS", type=float, default=0.0, help="spent on cases of large spread once more"
+        "--again", metavar="SECONDS", type=float, default=0.0, help="spent on restless cases once more"
     )
     parser.add_argument(
         "--from", dest="path", metavar="FILE", help="an earlier run, in place of measuring all"

@@ -94,30 +94,32 @@ class Timing:
     best: float
     repetitions: int
     left_out: int = 0  # repetitions while somebody else slowed the processors down
+    disturbed: bool = False  # fewer than three were without that, so that all count
 
     @classmethod
     def of(cls, samples: Sequence[float], quiet: Sequence[bool] | None = None) -> Timing:
         """Of those samples that are `quiet`, if they are three or more; else of all."""
         kept = samples if quiet is None else [each for each, calm in zip(samples, quiet, strict=True) if calm]
+        disturbed = quiet is not None and len(kept) < 3
         if len(kept) < 3:
             kept = samples
         q1, median, q3 = (float(q) for q in np.quantile(kept, (0.25, 0.5, 0.75)))
-        return cls(median, q1, q3, min(kept), len(kept), len(samples) - len(kept))
+        return cls(median, q1, q3, min(kept), len(kept), len(samples) - len(kept), disturbed)
 
 
 class Neighbours:
     """Tells whether others use the processors, or the second threads of their cores, at the moment.
 
-    A short loop of Python is timed on each processor (at most 4) and compared with its best time so far: beside a
-    busy second thread it takes about twice as long. Where that is the case now, :meth:`wait` waits for a second at
-    most, and altogether no longer than `patience` seconds.
+    A short loop of Python is timed on each processor (at most 4) and compared with its best time so far, of which
+    `best` knows more where others have looked before: beside a busy second thread it takes about twice as long. Where
+    that is the case now, :meth:`wait` waits for a second at most, and altogether no longer than `patience` seconds.
     """
 
     _SLOWER = 1.35
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, patience: float, best: dict[int, float] | None = None) -> None:
         self.patience = patience
-        self._best: dict[int, float] = {}
+        self._best = {} if best is None else best
 
     def quiet(self, processors: Collection[int] | None = None) -> list[int]:
         """Those of the processors (by default of all usable ones) that are not slower than at their best."""
@@ -180,6 +182,8 @@ def _threads() -> list[int]:
     return [int(name) for name in os.listdir("/proc/self/task")]
 
 
+_BEST_LOOPS: dict[int, float] = {}  # of the process: a neighbour may stay for a whole case
+
 # Long enough that the spinning worker threads of whoever ran before have gone to sleep.
 # (ONNX Runtime's wait for more than 5 ms, and then take part of the processors in a block of two threads.)
 _PAUSE_SECONDS = 0.02
@@ -235,7 +239,7 @@ def time_interleaved(
     """
     samples: list[list[float]] = [[] for _ in contenders]
     calm: list[list[bool]] = [[] for _ in contenders]
-    neighbours = Neighbours(patience) if patience and hasattr(os, "sched_setaffinity") else None
+    neighbours = Neighbours(patience, _BEST_LOOPS) if patience and hasattr(os, "sched_setaffinity") else None
     loops = [_loops_for(contender, block_seconds) for contender in contenders]
     spent = [0.0] * len(contenders)
 
@@ -468,6 +472,7 @@ def timing_record(contender: Contender, timing: Timing) -> dict[str, Any]:
         "best_s": timing.best,
         "repetitions": timing.repetitions,
         "left_out": timing.left_out,
+        "disturbed": timing.disturbed,
     }
 
 

@@ -7,52 +7,50 @@
 #include "base/team.h"
 #include "support.h"
 
-enum { MOST_THREADS = 8, MOST_LANES = 40, STAGES = 5, LEVELS = 3 };
+enum { MOST_THREADS = 8, MOST_LANES = 40, STAGES = 5, ROUNDS = 3 };
 
 typedef struct work {
     fl_lanes lanes;
     fl_barrier barrier;
     int64_t next[MOST_LANES];
-    int done[MOST_LANES]; /* stages; not atomic: the lanes order them */
+    int done[MOST_LANES]; /* stages of all rounds; not atomic: the lanes order them */
     atomic_int wrong, left;
-    int64_t stages;
     atomic_int held; /* lane that its thread gives back last; -1: none */
 } work;
 
 static void work_begin(work *made, int64_t lanes, int64_t stages)
 {
     memset(made, 0, sizeof *made);
-    made->stages = stages;
     atomic_init(&made->held, -1);
-    fl_lanes_begin(&made->lanes, lanes, made->next);
+    fl_lanes_begin(&made->lanes, lanes, stages, made->next);
     fl_barrier_init(&made->barrier);
 }
 
-static void note(work *at, const fl_task *task, int64_t stages)
+static void note(work *at, const fl_task *task, int64_t round)
 {
-    if (task->lane < 0 || task->lane >= at->lanes.count || task->stage >= stages ||
-        at->done[task->lane]++ != task->stage)
+    if (task->lane < 0 || task->lane >= at->lanes.count || task->stage < 0 ||
+        task->stage >= at->lanes.stages ||
+        at->done[task->lane]++ != round * at->lanes.stages + task->stage)
         atomic_fetch_add(&at->wrong, 1);
 }
 
-/* Levels of stages, a barrier between them. */
-static void run_levels(void *argument, int thread, int n_threads)
+/* Rounds of stages, a barrier between them. */
+static void run_rounds(void *argument, int thread, int n_threads)
 {
     work *at = argument;
     (void)thread;
-    for (int64_t level = 1; level <= LEVELS; level++) {
-        int64_t stages = level * at->stages;
-        for (fl_task task = FL_NO_TASK; fl_lanes_next(&at->lanes, stages, &task);)
-            note(at, &task, stages);
+    for (int64_t round = 0; round < ROUNDS; round++) {
+        for (fl_task task = FL_NO_TASK; fl_lanes_next(&at->lanes, round, &task);)
+            note(at, &task, round);
         fl_barrier_wait(&at->barrier, n_threads);
         for (int64_t lane = 0; lane < at->lanes.count; lane++)
-            if (at->done[lane] != stages)
+            if (at->done[lane] != (round + 1) * at->lanes.stages)
                 atomic_fetch_add(&at->left, 1);
         fl_barrier_wait(&at->barrier, n_threads);
     }
 }
 
-static void test_levels(void)
+static void test_rounds(void)
 {
     static work at;
     for (int threads = 1; threads <= MOST_THREADS; threads++)
@@ -60,7 +58,7 @@ static void test_levels(void)
             for (int64_t stages = 1; stages <= STAGES; stages += 2) {
                 check_context("%d threads, %d lanes, %d stages", threads, (int)lanes, (int)stages);
                 work_begin(&at, lanes, stages);
-                fl_team_run(threads, 1, run_levels, &at);
+                fl_team_run(threads, 1, run_rounds, &at);
                 CHECK_EQUAL(at.wrong, 0);
                 CHECK_EQUAL(at.left, 0);
             }
@@ -72,13 +70,13 @@ static void run_beside_a_slow_one(void *argument, int thread, int n_threads)
 {
     work *at = argument;
     (void)thread;
-    for (fl_task task = FL_NO_TASK; fl_lanes_next(&at->lanes, at->stages, &task);) {
+    for (fl_task task = FL_NO_TASK; fl_lanes_next(&at->lanes, 0, &task);) {
         int none = -1;
         if (n_threads > 1 && atomic_compare_exchange_strong(&at->held, &none, (int)task.lane))
             for (int turns = 0; atomic_load(&at->left) < at->lanes.count - 1; turns++)
                 fl_pause(turns);
-        note(at, &task, at->stages);
-        if (task.stage == at->stages - 1)
+        note(at, &task, 0);
+        if (task.stage == at->lanes.stages - 1)
             atomic_fetch_add(&at->left, 1);
     }
 }
@@ -98,27 +96,43 @@ static void test_slow_thread(void)
     check_context("%s", "");
 }
 
-/* Alone: the lane furthest behind comes first, and one thread is never without a task. */
+/* Alone: the lane furthest behind comes first, in every round. */
 static void test_order(void)
 {
     static work at;
     work_begin(&at, 3, 2);
     fl_task task = FL_NO_TASK;
-    for (int64_t i = 0; i < 6; i++) {
-        CHECK(fl_lanes_next(&at.lanes, 2, &task));
-        CHECK_EQUAL(task.lane, i % 3);
-        CHECK_EQUAL(task.stage, i / 3);
+    for (int64_t round = 0; round < ROUNDS; round++) {
+        for (int64_t i = 0; i < 6; i++) {
+            CHECK(fl_lanes_next(&at.lanes, round, &task));
+            CHECK_EQUAL(task.lane, i % 3);
+            CHECK_EQUAL(task.stage, i / 3);
+        }
+        CHECK(!fl_lanes_next(&at.lanes, round, &task));
+        CHECK_EQUAL(task.lane, -1);
     }
-    CHECK(!fl_lanes_next(&at.lanes, 2, &task));
-    CHECK_EQUAL(task.lane, -1);
-    CHECK(fl_lanes_next(&at.lanes, 3, &task));
-    CHECK_EQUAL(task.stage, 2);
+}
+
+/* A lane is offered to a thread that waits, but not left to one that does not come. */
+static void test_offer(void)
+{
+    static work at;
+    work_begin(&at, 1, 3);
+    fl_task task = FL_NO_TASK;
+    CHECK(fl_lanes_next(&at.lanes, 0, &task));
+    at.lanes.waiting = 1;
+    CHECK(fl_lanes_next(&at.lanes, 0, &task));
+    CHECK_EQUAL(task.lane, 0);
+    CHECK_EQUAL(task.stage, 1);
+    CHECK(fl_lanes_next(&at.lanes, 0, &task));
+    CHECK(!fl_lanes_next(&at.lanes, 0, &task));
 }
 
 int main(void)
 {
     test_order();
-    test_levels();
+    test_offer();
+    test_rounds();
     test_slow_thread();
     return check_report();
 }

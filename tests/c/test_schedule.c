@@ -81,6 +81,22 @@ static void count_owners(const shape *of, const fl_share *share, int *owners)
                 owners[(d * MOST_SEQUENCES + s) * MOST_BLOCKS + block]++;
 }
 
+/* The stages of a lane are all steps that its sequences have, in order. */
+static void check_stages(const shape *of, const fl_plan *plan, const fl_share *share)
+{
+    int64_t first, end, longest = 0, steps = of->ragged.steps, next;
+    for (int64_t s = share->row_first; s < share->row_end; s++)
+        longest = of->ragged.length[s] > longest ? of->ragged.length[s] : longest;
+    next = share->direction_first ? steps - longest : 0;
+    for (int64_t stage = 0; stage < plan->stages; stage++) {
+        fl_stage_steps(&of->ragged, plan, share, stage, &first, &end);
+        CHECK_EQUAL(first, next);
+        CHECK(end >= first);
+        next = end;
+    }
+    CHECK_EQUAL(next, share->direction_first ? steps : longest);
+}
+
 /* As a call does it: lanes, or the shares of `n_threads` threads. */
 static void check_cover(const shape *of, fl_plan *plan, int n_threads)
 {
@@ -92,6 +108,7 @@ static void check_cover(const shape *of, fl_plan *plan, int n_threads)
     for (int64_t lane = 0; lane < lanes.count; lane++) {
         fl_share share = fl_lane_share(plan, lane, 0);
         CHECK(!share.splits_units);
+        check_stages(of, plan, &share);
         count_owners(of, &share, owners);
     }
     for (int thread = 0; thread < n_threads && !plan->pieces; thread++) {
@@ -236,9 +253,28 @@ static void test_many_rows(void)
     two = fl_plan_levels(&of.layer, &of.ragged, 1, 2);
     CHECK_EQUAL(two.pieces, 4);
     CHECK_EQUAL(two.stages, 16);
-    of.layer.recurrent = 1024; /* far */
+    of.ragged.n = 100; /* three lanes of whole tiles, but for the last */
+    of.ragged.rows = 10000;
+    two = fl_plan_levels(&of.layer, &of.ragged, 1, 2);
+    int64_t length[100], numbers[16];
+    for (int s = 0; s < 100; s++)
+        length[s] = 100;
+    of.ragged.length = length;
+    fl_lanes lanes;
+    CHECK_EQUAL(fl_plan_numbers(&of.layer, &two), 7);
+    fl_plan_begin(&of.layer, &of.ragged, &two, numbers, &lanes);
+    CHECK_EQUAL(numbers[1], 32);
+    CHECK_EQUAL(numbers[2], 64);
+    CHECK_EQUAL(numbers[3], 100);
+    of.ragged.n = 128;
+    of.ragged.rows = 12800;
+    of.layer.recurrent = 512; /* 1 MiB of weights */
     two = fl_plan_levels(&of.layer, &of.ragged, 1, 2);
     CHECK_EQUAL(two.pieces, 2);
+    of.ragged.n = 1024;
+    of.layer.recurrent = 2048; /* 4 MiB */
+    CHECK_EQUAL(fl_plan_levels(&of.layer, &of.ragged, 0, 1).pieces, 8);
+    CHECK_EQUAL(fl_plan_levels(&of.layer, &of.ragged, 0, 4).pieces, 8);
 }
 
 /* The units of a step are split where its work pays for a barrier; a sleeping team is woken for

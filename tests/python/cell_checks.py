@@ -153,7 +153,7 @@ GRADIENT = (
         with_state=True,
     ),
 )
-MANY_ROWS = Case("many_rows", input_size=20, hidden_size=72, num_layers=2, batch=70, time=5, ragged=True)
+MANY_ROWS = Case("many_rows", input_size=20, hidden_size=40, num_layers=2, batch=100, time=16, ragged=True)
 
 
 def build(variant: Variant, case: Case, dtype: str, parameters: dict[str, Array] | None = None) -> LSTM:

@@ -147,9 +147,10 @@ def test_slow_contenders_get_three_rounds():
 def test_repetitions_beside_a_neighbour_are_left_out_if_enough_remain():
     samples = [1.0, 5.0, 1.1, 6.0, 1.2]
     timing = benchmark.Timing.of(samples, [True, False, True, False, True])
-    assert (timing.median, timing.repetitions, timing.left_out) == (1.1, 3, 2)
+    assert (timing.median, timing.repetitions, timing.left_out, timing.disturbed) == (1.1, 3, 2, False)
     timing = benchmark.Timing.of(samples, [True, False, True, False, False])
-    assert (timing.median, timing.repetitions, timing.left_out) == (1.2, 5, 0)
+    assert (timing.median, timing.repetitions, timing.left_out, timing.disturbed) == (1.2, 5, 0, True)
+    assert not benchmark.Timing.of([1.0, 1.1]).disturbed
 
 
 def processors_of_speeds(monkeypatch: pytest.MonkeyPatch, *rounds: tuple[float, ...]) -> set[int]:
@@ -169,6 +170,16 @@ def test_neighbours_are_found_by_the_slower_loop(monkeypatch: pytest.MonkeyPatch
     assert neighbours.wait(1) == [1]
     assert neighbours.wait(2) == [0, 1]  # in the second round
     assert neighbours.wait(1) == [0]  # likewise
+
+
+def test_a_neighbour_that_stays_is_found_by_what_was_best_before(monkeypatch: pytest.MonkeyPatch):
+    processors_of_speeds(monkeypatch, (2.0, 1.0))
+    best = {0: 1.0, 1: 1.0}
+    assert benchmark.Neighbours(60, best).quiet() == [1]
+    assert benchmark.Neighbours(60).quiet() == [0, 1]  # knows no better
+    best = {}
+    benchmark.Neighbours(60, best).quiet()
+    assert best == {0: 2.0, 1: 1.0}
 
 
 def test_the_processors_stay_as_they_were():
@@ -347,6 +358,20 @@ def test_reduced_precisions_are_compared_with_float32(precision: str, monkeypatc
         assert classes
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors cannot be chosen here")
+def test_everyone_is_timed_beside_a_busy_process(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    busy_neighbour, out = bench_module("busy_neighbour"), tmp_path / "out.json"
+    arguments = ["--quick", "--peers", "torch", "--filter", "^infer-100x1x16x32$", "--json", str(out)]
+    assert busy_neighbour.main(arguments) == 0
+    results = json.loads(out.read_text())["results"]
+    assert results[0]["contender"] == "fastlstm"
+    assert all(record["ratio"] == record["beside_s"] / record["alone_s"] for record in results)
+    printed = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert printed[-len(results) :] == [[record["case"], record["contender"]] for record in results]
+    with pytest.raises(SystemExit):
+        busy_neighbour.main(["--threads", "1"])
+
+
 def test_disagreement_is_noticed():
     disagreement = bench_module("comparison").disagreement
     ours = {"y": np.ones((2, 3)), "h": np.ones(2)}
@@ -419,26 +444,28 @@ def test_targets_without_a_column_for_the_machine():
     assert comparison.describe_targets("avx512").endswith("'AVX-512 without AMX'")
 
 
-def test_cases_of_large_spread_are_measured_again_and_the_calmer_time_counts():
+def test_restless_cases_are_measured_again_and_the_calmer_time_counts():
     vs_peers = bench_module("vs_peers")
 
-    def measured(spread: float, ours: float) -> dict:
-        return {"results": [{"q1_s": 1.0, "q3_s": 1.0 + spread, "median_s": 1.0, "ours": ours}]}
+    def measured(spread: float, ours: float, disturbed: bool = False) -> dict:
+        row = {"q1_s": 1.0, "q3_s": 1.0 + spread, "median_s": 1.0, "ours": ours, "disturbed": disturbed}
+        return {"results": [row]}
 
-    cases = [replace(TINY[1], batch=n) for n in (1, 2, 3)]
-    calm, restless, worse = (case.name for case in cases)
+    cases = [replace(TINY[1], batch=n) for n in (1, 2, 3, 4)]
+    calm, restless, worse, disturbed = (case.name for case in cases)
     found = {calm: measured(0.01, 1), restless: measured(0.2, 2), worse: measured(0.4, 3)}
+    found[disturbed] = measured(0.01, 6, True)
     order = []
 
     def again(case: Case) -> dict:
         order.append(case.name)
-        return measured(0.04, 4) if case.name == worse else measured(0.5, 5)
+        return measured(0.5, 5) if case.name == restless else measured(0.04, 4)
 
     vs_peers.measure_again(found, cases, 0, again)
     assert not order
     vs_peers.measure_again(found, cases, 60, again)
-    assert order == [worse] + [restless] * (vs_peers.MOST_TIMES - 1)
-    assert [found[name]["results"][0]["ours"] for name in (calm, restless, worse)] == [1, 2, 4]
+    assert order == [disturbed, worse] + [restless] * (vs_peers.MOST_TIMES - 1)
+    assert [found[name]["results"][0]["ours"] for name in (calm, restless, worse, disturbed)] == [1, 2, 4, 4]
 
 
 def test_an_earlier_run_goes_on_where_it_was_made(tmp_path: Path):

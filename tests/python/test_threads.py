@@ -21,8 +21,12 @@ SHARED = (
     Case("few_rows_large_hidden", input_size=300, hidden_size=200, batch=3, time=4, ragged=True),
     Case("many_rows", input_size=20, hidden_size=65, batch=70, time=6),
     Case("many_ragged_rows", input_size=17, hidden_size=48, batch=61, time=12, ragged=True, with_state=True),
-    Case("more_rows_than_a_lane", input_size=12, hidden_size=40, num_layers=2, batch=150, time=18, ragged=True),
-    Case("lanes_both_ways", input_size=8, hidden_size=33, bidirectional=True, num_layers=2, batch=140, time=15),
+    Case(
+        "more_rows_than_a_lane", input_size=12, hidden_size=40, num_layers=2, batch=150, time=18, ragged=True
+    ),
+    Case(
+        "lanes_both_ways", input_size=8, hidden_size=33, bidirectional=True, num_layers=2, batch=140, time=15
+    ),
     Case("both_ways", input_size=30, hidden_size=70, bidirectional=True, batch=33, time=7, ragged=True),
     Case("one_row_both_ways", input_size=30, hidden_size=300, bidirectional=True, time=8),
     Case("stack", input_size=9, hidden_size=60, num_layers=3, batch=40, time=6, ragged=True),

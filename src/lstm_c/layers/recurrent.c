@@ -4,12 +4,12 @@
  * and direction: the input projection is hoisted out of the time loop as one product per chunk of
  * steps (chunk sized to stay in L2) where that pays, else x W joins h U in the step's tile; then
  * the steps, each a pass of the cell's fused kernel over blocks of packed weights. Threads take
- * directions, then rows (no synchronisation at all), then, when there are few rows, blocks of units
- * with one barrier a step (schedule.c). Training keeps the activated gates in the memory of the
- * projection, plus states and outputs. Backward: one fused kernel a step (dgates U^T and the cell's
- * derivative), then the gradients of all weights of a layer as one deep product over all real
- * steps, and dx as another. Cost: forward 2 * gate_columns * (input + hidden) flops a row, training
- * three times that. */
+ * lanes of some sequences in a direction as they come free (lanes.h) or, when there are few
+ * sequences, blocks of units with one barrier a step (schedule.c). Training keeps the activated
+ * gates in the memory of the projection, plus states and outputs. Backward: one fused kernel a step
+ * (dgates U^T and the cell's derivative), then the gradients of all weights of a layer as one deep
+ * product over all real steps, and dx as another. Cost: forward 2 * gate_columns * (input + hidden)
+ * flops a row, training three times that. */
 #include "layers/recurrent.h"
 
 #include <math.h>

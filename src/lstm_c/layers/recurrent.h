@@ -140,7 +140,7 @@ struct fl_tape {
     fl_tape_direction *directions; /* (num_layers * directions) */
     void **scratch;        /* (n_threads) inference: hoisted projections of a chunk of steps */
     fl_prepared *prepared; /* (n_threads) */
-    int64_t *lanes;        /* numbers of fl_plan_begin */
+    int64_t *plan_numbers; /* of fl_plan_begin */
     fl_arena arena;
     fl_arena backward_arena;
 };
@@ -287,7 +287,8 @@ int fl_wakes_team(const fl_recurrent *layer, const fl_ragged *ragged, int asked,
 typedef struct fl_plan {
     int n_threads, waves;
     int64_t pieces; /* of about as many steps, into which the sequences are cut: each a lane in
-                       each direction. 0: units are split, by the threads of a direction */
+                       each direction. 0: a wave, or units are split by the threads of a
+                       direction */
     int64_t stages; /* of a lane in a layer: its steps are cut into so many parts */
     int64_t *cut;   /* (pieces + 1) first sequences of the pieces, and the end */
 } fl_plan;
@@ -306,6 +307,9 @@ int64_t fl_wave_steps(const fl_ragged *ragged);
 int fl_weights_are_far(const fl_recurrent *layer);
 /* What a lane is, for the thread that runs it; and the share of a thread where units are split. */
 fl_share fl_lane_share(const fl_plan *plan, int64_t lane, int thread);
+/* Steps, in running order, of a stage of the lane `share`. */
+void fl_stage_steps(const fl_ragged *ragged, const fl_plan *plan, const fl_share *share,
+                    int64_t stage, int64_t *first, int64_t *end);
 fl_share fl_unit_share(const fl_recurrent *layer, const fl_ragged *ragged, int thread,
                        int n_threads);
 /* Part `index` of `parts` of [0, count). */

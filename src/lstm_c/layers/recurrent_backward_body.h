@@ -42,9 +42,9 @@ static void FL_T(drop_gradient)(const FL_T(fl_backward_run) * run, int64_t level
                                run->tape->layers[level].factor, ragged->batch[t] * columns);
 }
 
-/* Lanes of a level's products with all its gate gradients, a chunk of rows a stage: the gradients
- * of each direction and part in `pieces` of blocks, and `below` shares of each chunk of dx. One
- * thread takes all chunks of a lane at once, whose sums stay near. */
+/* Lanes of a level's products with all its gate gradients: the gradients of each direction and part
+ * in `pieces` of blocks, and `below` shares of each chunk of dx. A chunk of rows is a stage; where
+ * there is one thread, all of them are, and the sums stay near. */
 typedef struct FL_T(fl_product_lanes) {
     int64_t pieces, below, count, chunks, stages;
 } FL_T(fl_product_lanes);
@@ -52,16 +52,17 @@ static FL_T(fl_product_lanes) FL_T(product_lanes)(const FL_T(fl_backward_run) * 
 {
     const fl_recurrent *layer = run->layer;
     int64_t threads = run->plan.n_threads,
-            most = FL_T(unit_blocks)(layer->gate_row, layer->lanes) / layer->n_parts / 2;
-    FL_T(fl_product_lanes) lanes = {.pieces = 1, .below = 1};
-    if (threads > 1) {
-        lanes.pieces = 2 * threads < most ? 2 * threads : most > threads ? most : threads;
-        lanes.below = 2 * threads;
+            blocks = FL_T(unit_blocks)(layer->gate_row, layer->lanes) / layer->n_parts;
+    FL_T(fl_product_lanes) found = {.pieces = 1, .below = 1};
+    if (threads > 1) { /* two a thread, of two blocks or more, but one for each in any case */
+        found.below = 2 * threads;
+        found.pieces = blocks / 2 < 2 * threads ? blocks / 2 : 2 * threads;
+        found.pieces = found.pieces < threads ? threads : found.pieces;
     }
-    lanes.count = layer->directions * layer->n_parts * lanes.pieces + lanes.below;
-    lanes.chunks = (run->tape->ragged.rows + run->chunk - 1) / run->chunk;
-    lanes.stages = threads > 1 ? lanes.chunks : 1;
-    return lanes;
+    found.count = layer->directions * layer->n_parts * found.pieces + found.below;
+    found.chunks = (run->tape->ragged.rows + run->chunk - 1) / run->chunk;
+    found.stages = threads > 1 ? found.chunks : 1;
+    return found;
 }
 
 /* Stage `stage` of a lane of a level's products. */
@@ -94,11 +95,10 @@ static void FL_T(backward_level_products)(FL_T(fl_backward_run) * run, int64_t l
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
-    int64_t stages = FL_T(product_lanes)(run).stages,
-            before = (layer->config.num_layers - 1 - level) * stages, first, end;
+    int64_t round = layer->config.num_layers - 1 - level, first, end;
     run->scratch[thread].of_row = -1;
-    for (fl_task task = FL_NO_TASK; fl_lanes_next(&run->product_lanes, before + stages, &task);)
-        FL_T(run_product)(run, level, task.lane, task.stage - before, thread);
+    for (fl_task task = FL_NO_TASK; fl_lanes_next(&run->product_lanes, round, &task);)
+        FL_T(run_product)(run, level, task.lane, task.stage, thread);
     for (int d = 0; d < layer->directions; d++) {
         int index = (int)level * layer->directions + d;
         fl_split(layer->panels, thread, n_threads, &first, &end);
@@ -218,15 +218,13 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
 /* A level whose sequences are cut, and one whose units are split; as forwards. */
 static void FL_T(backward_lanes)(FL_T(fl_backward_run) * run, int64_t level, int thread)
 {
-    const fl_plan *plan = &run->plan;
-    const fl_ragged *ragged = &run->tape->ragged;
-    int64_t before = (run->layer->config.num_layers - 1 - level) * plan->stages, first, end;
-    for (fl_task task = FL_NO_TASK; fl_lanes_next(&run->lanes, before + plan->stages, &task);) {
-        const fl_share share = fl_lane_share(plan, task.lane, thread);
-        fl_split(ragged->steps, (int)(before + plan->stages - 1 - task.stage), (int)plan->stages,
-                 &first, &end);
-        FL_T(backward_direction)(run, (int)level * run->layer->directions + share.direction_first,
-                                 &share, first, end);
+    int64_t round = run->layer->config.num_layers - 1 - level, first, end;
+    for (fl_task task = FL_NO_TASK; fl_lanes_next(&run->lanes, round, &task);) {
+        const fl_share share = fl_lane_share(&run->plan, task.lane, thread);
+        int index = (int)level * run->layer->directions + share.direction_first;
+        fl_stage_steps(&run->tape->ragged, &run->plan, &share, run->plan.stages - 1 - task.stage,
+                       &first, &end);
+        FL_T(backward_direction)(run, index, &share, first, end);
     }
 }
 
@@ -410,7 +408,8 @@ fl_status FL_T(fl_recurrent_backward)(const fl_recurrent *layer, const fl_backwa
         return status;
     FL_T(backward_layout)(&run, arena);
     fl_plan_begin(layer, &call->tape->ragged, &run.plan, run.numbers, &run.lanes);
-    fl_lanes_begin(&run.product_lanes, FL_T(product_lanes)(&run).count, run.next_product);
+    FL_T(fl_product_lanes) products = FL_T(product_lanes)(&run);
+    fl_lanes_begin(&run.product_lanes, products.count, products.stages, run.next_product);
     fl_barrier_init(&run.all);
     fl_barrier_init(&run.group[0]);
     fl_barrier_init(&run.group[1]);

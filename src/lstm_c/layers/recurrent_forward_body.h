@@ -110,14 +110,12 @@ static void FL_T(forward_wave)(FL_T(fl_forward_run) * run, int thread, int n_thr
 /* A level whose sequences are cut: lanes of some of them in a direction, for whoever is free. */
 static void FL_T(forward_lanes)(FL_T(fl_forward_run) * run, int64_t level, int thread)
 {
-    const fl_plan *plan = &run->plan;
-    const fl_ragged *ragged = &run->tape->ragged;
-    int64_t before = level * plan->stages, first, end;
-    for (fl_task task = FL_NO_TASK; fl_lanes_next(&run->lanes, before + plan->stages, &task);) {
-        const fl_share share = fl_lane_share(plan, task.lane, thread);
-        fl_split(ragged->steps, (int)(task.stage - before), (int)plan->stages, &first, &end);
-        FL_T(forward_direction)(run, (int)level * run->layer->directions + share.direction_first,
-                                thread, &share, first, end);
+    int64_t first, end;
+    for (fl_task task = FL_NO_TASK; fl_lanes_next(&run->lanes, level, &task);) {
+        const fl_share share = fl_lane_share(&run->plan, task.lane, thread);
+        int index = (int)level * run->layer->directions + share.direction_first;
+        fl_stage_steps(&run->tape->ragged, &run->plan, &share, task.stage, &first, &end);
+        FL_T(forward_direction)(run, index, thread, &share, first, end);
     }
 }
 
@@ -252,7 +250,7 @@ fl_status FL_T(fl_recurrent_forward)(const fl_recurrent *layer, const fl_forward
     fl_status status = fl_tape_prepare(tape, layer, call, &run.plan, &run.chunk_rows);
     if (status != FL_OK)
         return status;
-    fl_plan_begin(layer, &tape->ragged, &run.plan, tape->lanes, &run.lanes);
+    fl_plan_begin(layer, &tape->ragged, &run.plan, tape->plan_numbers, &run.lanes);
     fl_barrier_init(&run.all);
     fl_barrier_init(&run.group[0]);
     fl_barrier_init(&run.group[1]);

@@ -1,5 +1,5 @@
-/* Who computes what: the division of a call between threads, and the order of steps. Pure functions
- * of shapes, so that every member of a team finds its share without talking to the others. */
+/* What a call is divided into, and the order of steps. Functions of shapes and of the number of
+ * threads alone; which thread runs which lane is a matter of the moment (lanes.h). */
 #include "layers/recurrent.h"
 
 /* Work is counted in multiply-adds of whole vectors, which take about as long on every machine. */
@@ -11,7 +11,9 @@ enum {
     FAR_BYTES = 1024 * 1024, /* recurrent weights that a second cache holds in part, or not */
     FARTHER_BYTES = 4 * 1024 * 1024,
     LANE_ROWS = 64,        /* sequences whose states stay in a second cache from step to step */
-    FEWEST_LANE_ROWS = 32, /* whole tiles, where there are threads to even out */
+    SHARED_LANE_ROWS = 32, /* where there are threads to even out */
+    FAR_LANE_ROWS = 128,   /* where weights from far away are read once for all of them */
+    TILE_ROWS = 16,        /* that a lane has whole ones of */
     LANE_STAGES = 16,
     STAGE_ROWS = 128, /* of a product worth the name */
     MANY_LANES = 16,  /* a thread: they even out by themselves */
@@ -93,16 +95,17 @@ int64_t fl_wave_steps(const fl_ragged *ragged)
 }
 
 /* First sorted sequences of `parts` parts, and the end: prefix sums of the lengths cut into equal
- * parts. */
+ * parts; those of many sequences of one length at whole tiles. */
 static void cut_rows(const fl_ragged *ragged, int64_t parts, int64_t *cut)
 {
     double sum = 0;
     int64_t sequence = 0;
+    int whole = ragged->rows == ragged->n * ragged->steps && ragged->n >= 2 * TILE_ROWS * parts;
     for (int64_t index = 0; index < parts; index++) {
         double target = (double)ragged->rows * (double)index / (double)parts;
         while (sequence < ragged->n && sum + 0.5 * (double)ragged->length[sequence] < target)
             sum += (double)ragged->length[sequence++];
-        cut[index] = sequence;
+        cut[index] = whole ? (sequence + TILE_ROWS / 2) / TILE_ROWS * TILE_ROWS : sequence;
     }
     cut[parts] = ragged->n;
 }
@@ -130,11 +133,19 @@ static int splits_units(const fl_recurrent *layer, const fl_ragged *ragged, int 
            (rows_a_thread < ROWS_A_THREAD || splits_far_units(layer, rows_a_thread, backward));
 }
 
-/* Where the sequences are cut for `group` threads of a direction, of `n_threads` in all. */
+/* Sequences that a lane has at least, if there are so many. */
+static int64_t lane_rows(const fl_recurrent *layer, int n_threads)
+{
+    int64_t bytes = fl_recurrent_bytes(layer);
+    if (bytes >= (layer->tiles ? FAR_BYTES : FARTHER_BYTES)) /* in parts they take more room */
+        return FAR_LANE_ROWS;
+    return n_threads > 1 && bytes < FAR_BYTES ? SHARED_LANE_ROWS : LANE_ROWS;
+}
+
+/* Where the sequences are cut for `group` threads of a direction. */
 static void plan_lanes(const fl_recurrent *layer, const fl_ragged *ragged, int group, fl_plan *plan)
 {
-    int evens_out = plan->n_threads > 1 && !fl_weights_are_far(layer);
-    int64_t pieces = ragged->n / (evens_out ? FEWEST_LANE_ROWS : LANE_ROWS), stages;
+    int64_t pieces = ragged->n / lane_rows(layer, plan->n_threads), stages;
     plan->pieces = pieces > group ? pieces : group;
     stages = ragged->rows / plan->pieces / STAGE_ROWS;
     if (plan->n_threads == 1 ||
@@ -170,7 +181,19 @@ void fl_plan_begin(const fl_recurrent *layer, const fl_ragged *ragged, fl_plan *
 {
     plan->cut = numbers;
     cut_rows(ragged, plan->pieces, numbers);
-    fl_lanes_begin(lanes, plan->pieces * layer->directions, numbers + plan->pieces + 1);
+    fl_lanes_begin(lanes, plan->pieces * layer->directions, plan->stages,
+                   numbers + plan->pieces + 1);
+}
+
+void fl_stage_steps(const fl_ragged *ragged, const fl_plan *plan, const fl_share *share,
+                    int64_t stage, int64_t *first, int64_t *end)
+{
+    int64_t longest = share->row_first < share->row_end ? ragged->length[share->row_first] : 0;
+    fl_split(longest, (int)stage, (int)plan->stages, first, end);
+    if (share->direction_first) { /* the longest of them joins when others have run already */
+        *first += ragged->steps - longest;
+        *end += ragged->steps - longest;
+    }
 }
 
 fl_share fl_lane_share(const fl_plan *plan, int64_t lane, int thread)

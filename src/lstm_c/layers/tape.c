@@ -142,7 +142,8 @@ static void tape_layout(fl_tape *tape, const fl_recurrent *layer, const fl_forwa
         if (!measuring)
             tape->directions[index] = made;
     }
-    tape->lanes = fl_arena_take(arena, fl_plan_numbers(layer, plan), sizeof *tape->lanes);
+    tape->plan_numbers =
+        fl_arena_take(arena, fl_plan_numbers(layer, plan), sizeof *tape->plan_numbers);
     tape->scratch = fl_arena_take(arena, plan->n_threads, sizeof *tape->scratch);
     tape->prepared = fl_arena_take(arena, plan->n_threads, sizeof *tape->prepared);
     fl_weight_format format = fl_call_format(layer, ragged->n);

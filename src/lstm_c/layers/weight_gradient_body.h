@@ -1,5 +1,5 @@
 /* Gradients of the weights of a layer from all its gate gradients, for one dtype: one deep product
- * over all real steps, a chunk of rows at a time, of which each thread has some of the columns. */
+ * over all real steps, a chunk of rows at a time, of which a lane has some of the columns. */
 
 /* States before the step of packed row (t, s). */
 static const real *FL_T(states_before)(const FL_T(fl_backward_run) * run, int index,
@@ -56,9 +56,14 @@ static void FL_T(find_inputs)(const FL_T(fl_backward_run) * run, int index, int 
     const fl_ragged *ragged = &run->tape->ragged;
     const real *x = run->tape->layers[index / layer->directions].x;
     int reverse = index % layer->directions;
-    int64_t input = layer->packed[index].input, t = 0;
-    while (ragged->offset[t + 1] <= first)
-        t++;
+    int64_t input = layer->packed[index].input, t = 0, after = ragged->steps;
+    while (after - t > 1) { /* the step that has row `first` */
+        int64_t middle = t + (after - t) / 2;
+        if (ragged->offset[middle] <= first)
+            t = middle;
+        else
+            after = middle;
+    }
     for (int64_t k = 0; k < count; k++) {
         int64_t row = first + k;
         if (row >= ragged->offset[t + 1])
