@@ -161,11 +161,14 @@ static void check_levels(const shape *of)
                 CHECK(plan.pieces <= of->ragged.n);
                 CHECK(plan.stages >= 1 && plan.stages <= 16);
             }
-            for (int n_threads = 1; n_threads <= plan.n_threads; n_threads++) {
+            for (int n_threads = plan.pieces ? plan.n_threads : 1; n_threads <= plan.n_threads;
+                 n_threads++) /* lanes are the same for any */
                 check_cover(of, &plan, n_threads);
-                check_groups(of, n_threads);
-            }
         }
+    for (int n_threads = 1; n_threads <= MOST_THREADS; n_threads++) {
+        check_context("%d threads", n_threads);
+        check_groups(of, n_threads);
+    }
     check_context("%s", "");
 }
 
@@ -226,22 +229,29 @@ static void test_wave(void)
     CHECK(!fl_plan_forward(&of.layer, &of.ragged, 4).waves);
 }
 
+/* One layer of 64 inputs and 128 units on `n` sequences of 100 steps. */
+static void shape_of_128_units(shape *made, int64_t n)
+{
+    *made = (shape){.layer = {.directions = 1,
+                              .n_parts = 1,
+                              .lanes = 16,
+                              .real_size = sizeof(float),
+                              .gate_row = 512,
+                              .recurrent = 128,
+                              .part[0].blocks = 8,
+                              .config = {.num_layers = 1, .hidden_size = 128},
+                              .n_packed = 1},
+                    .packed = {{.input = 64}},
+                    .ragged = {.n = n, .steps = 100, .rows = 100 * n}};
+    made->layer.packed = made->packed;
+}
+
 /* Sequences are cut so that their states stay near, and so that threads can even out; stages only
  * where they do. */
 static void test_many_rows(void)
 {
-    shape of = {.layer = {.directions = 1,
-                          .n_parts = 1,
-                          .lanes = 16,
-                          .real_size = sizeof(float),
-                          .gate_row = 512,
-                          .recurrent = 128,
-                          .part[0].blocks = 8,
-                          .config = {.num_layers = 1, .hidden_size = 128},
-                          .n_packed = 1},
-                .packed = {{.input = 64}},
-                .ragged = {.n = 1024, .steps = 100, .rows = 102400}};
-    of.layer.packed = of.packed;
+    shape of;
+    shape_of_128_units(&of, 1024);
     fl_plan alone = fl_plan_levels(&of.layer, &of.ragged, 0, 1),
             two = fl_plan_levels(&of.layer, &of.ragged, 0, 2);
     CHECK_EQUAL(alone.pieces, 16);
@@ -281,16 +291,8 @@ static void test_many_rows(void)
  * much more than that. */
 static void test_few_rows(void)
 {
-    shape of = {.layer = {.directions = 1,
-                          .n_parts = 1,
-                          .lanes = 16,
-                          .gate_row = 512,
-                          .part[0].blocks = 8,
-                          .config = {.num_layers = 1, .hidden_size = 128},
-                          .n_packed = 1},
-                .packed = {{.input = 64}},
-                .ragged = {.n = 1, .steps = 100, .rows = 100}};
-    of.layer.packed = of.packed;
+    shape of;
+    shape_of_128_units(&of, 1);
     CHECK_EQUAL(fl_recurrent_threads(&of.layer, &of.ragged, 8), 2);
     CHECK(!fl_wakes_team(&of.layer, &of.ragged, 0, 2));
     CHECK(fl_wakes_team(&of.layer, &of.ragged, 2, 2));

@@ -12,8 +12,8 @@ enum {
 #endif
 
 typedef struct FL_T(fl_gradient_scratch) {
-    int of_index, of_part; /* whose inputs these are, from which row on; -1: nobody's */
-    int64_t of_row;
+    int of_index, of_part;                /* whose inputs these are, */
+    int64_t of_row;                       /* from which row on; -1: nobody's */
     const real **x, **recurred, **before; /* (chunk): rows of inputs where they lie */
     real *inputs; /* rows of [x, h_prev, recurring gates, 1] in panels of columns, each (chunk,
                      FL_INPUT_PANEL): a tile reads a short stride, and the memory in one stream */

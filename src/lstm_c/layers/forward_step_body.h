@@ -29,12 +29,11 @@ static int FL_T(hoists)(const fl_recurrent *layer, const fl_tape *tape, const fl
 /* Gate rows of a step: in training their place on the tape, in inference in the thread's scratch.
  */
 static real *FL_T(gate_rows)(const FL_T(fl_forward_run) * run, const fl_tape_direction *direction,
-                             int thread, const fl_moment *moment, int64_t chunk_first,
-                             const fl_share *share)
+                             const fl_moment *moment, int64_t chunk_first, const fl_share *share)
 {
     if (run->tape->training)
         return (real *)direction->gates + (moment->row0 + share->row_first) * run->layer->gate_row;
-    return (real *)run->tape->scratch[thread] + chunk_first * run->layer->gate_row;
+    return (real *)run->tape->scratch[share->thread] + chunk_first * run->layer->gate_row;
 }
 
 /* Blocks of a part that the share computes. */
@@ -108,7 +107,7 @@ static int FL_T(joins)(const FL_T(fl_gemm) * gemm, const real *a, const real *c,
 /* Input projection of the steps [first, end) for part `p`: gates = x W + b for the share's rows and
  * blocks. */
 static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int p, int reverse,
-                                int thread, const fl_share *share, int64_t first, int64_t end)
+                                const fl_share *share, int64_t first, int64_t end)
 {
     const fl_recurrent *layer = run->layer;
     const fl_part *part = &layer->part[p];
@@ -143,9 +142,8 @@ static void FL_T(project_chunk)(const FL_T(fl_forward_run) * run, int index, int
         const real *a = (const real *)level->x +
                         fl_row_at(&run->tape->ragged, level->x_apart, moment.t, share->row_first) *
                             packed->input;
-        real *c =
-            FL_T(gate_rows)(run, &run->tape->directions[index], thread, &moment, used, share) +
-            part->gate_first;
+        real *c = FL_T(gate_rows)(run, &run->tape->directions[index], &moment, used, share) +
+                  part->gate_first;
         if (FL_T(joins)(&gemm, a, c, rows, on_tiles, &of_x, &of_gates)) {
             gemm.rows += rows;
         } else {
@@ -400,8 +398,8 @@ static void FL_T(project_output)(const FL_T(fl_forward_run) * run, int index,
 }
 
 /* Steps [begin, stop) of a layer and direction, in running order. */
-static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int thread,
-                                    const fl_share *share, int64_t begin, int64_t stop)
+static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, const fl_share *share,
+                                    int64_t begin, int64_t stop)
 {
     const fl_recurrent *layer = run->layer;
     const fl_ragged *ragged = &run->tape->ragged;
@@ -417,13 +415,13 @@ static void FL_T(forward_direction)(FL_T(fl_forward_run) * run, int index, int t
         int64_t end = first + chunk < stop ? first + chunk : stop, used = 0;
         for (int p = 0; hoist && p < layer->n_parts; p++)
             if (layer->part[p].sees_x)
-                FL_T(project_chunk)(run, index, p, reverse, thread, share, first, end);
+                FL_T(project_chunk)(run, index, p, reverse, share, first, end);
         for (int64_t step = first; step < end; step++) {
             fl_moment moment = fl_ragged_moment(ragged, step, reverse);
             const real *projected = NULL;
             if (hoist) {
-                projected = FL_T(gate_rows)(run, &run->tape->directions[index], thread, &moment,
-                                            used, share);
+                projected =
+                    FL_T(gate_rows)(run, &run->tape->directions[index], &moment, used, share);
                 int64_t row_end = share->row_end < moment.rows ? share->row_end : moment.rows;
                 used += row_end > share->row_first ? row_end - share->row_first : 0;
             }

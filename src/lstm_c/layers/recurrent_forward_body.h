@@ -99,7 +99,7 @@ static void FL_T(forward_wave)(FL_T(fl_forward_run) * run, int thread, int n_thr
                 continue;
             if (run->tape->layers[level].dropped)
                 FL_T(drop)(run, level, first, end);
-            FL_T(forward_direction)(run, (int)level, thread, &share, first, end);
+            FL_T(forward_direction)(run, (int)level, &share, first, end);
         }
         fl_barrier_wait(&run->all, n_threads);
     }
@@ -115,7 +115,7 @@ static void FL_T(forward_lanes)(FL_T(fl_forward_run) * run, int64_t level, int t
         const fl_share share = fl_lane_share(&run->plan, task.lane, thread);
         int index = (int)level * run->layer->directions + share.direction_first;
         fl_stage_steps(&run->tape->ragged, &run->plan, &share, task.stage, &first, &end);
-        FL_T(forward_direction)(run, index, thread, &share, first, end);
+        FL_T(forward_direction)(run, index, &share, first, end);
     }
 }
 
@@ -127,8 +127,7 @@ static void FL_T(forward_units)(FL_T(fl_forward_run) * run, int64_t level, int t
     const fl_ragged *ragged = &run->tape->ragged;
     const fl_share share = fl_unit_share(layer, ragged, thread, n_threads);
     for (int d = share.direction_first; d < share.direction_end; d++)
-        FL_T(forward_direction)(run, (int)level * layer->directions + d, thread, &share, 0,
-                                ragged->steps);
+        FL_T(forward_direction)(run, (int)level * layer->directions + d, &share, 0, ragged->steps);
 }
 
 /* The levels one after another, each divided between the threads. */
