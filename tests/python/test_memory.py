@@ -66,6 +66,22 @@ def test_a_tape_that_is_never_used_is_freed() -> None:
     assert resident_bytes() - before < 16 * MIB
 
 
+def test_a_layer_keeps_the_memory_of_one_tape_until_it_is_called_without_one() -> None:
+    layer = cases.build_layer(Case("tape", input_size=8, hidden_size=64), "float32")
+    x = np.zeros((16, 2000, 8), np.float32)
+    layer(x)
+    before = resident_bytes()
+    for _ in range(3):
+        y, _, tape = layer.forward(x)
+        size = tape.nbytes
+        layer.backward(tape, y)
+    del y, tape
+    assert size > 40 * MIB
+    assert resident_bytes() - before < 2 * size
+    layer(x)
+    assert resident_bytes() - before < 16 * MIB
+
+
 def test_layers_are_freed() -> None:
     case = Case("layer", input_size=64, hidden_size=256)  # 1.3 MB of parameters, as much packed
     x = np.zeros((1, 1, 64), np.float32)

@@ -48,6 +48,7 @@ class Recurrence(Parameterized):
     _core: Any  # the kernels' handle
     _blocks: MemoryBlocks | None
     _lock: threading.Lock
+    _spare: list[Any]  # memory of the last tape that was used up; a list, of which one thread takes it
     _packed: bool  # whether the handle has the current parameters
     _version: int  # of the parameters
     _expects: bool  # whether training calls take the expectation of zoneout
@@ -332,6 +333,7 @@ class Recurrence(Parameterized):
         TypeError
             Elements that are not real numbers.
         """
+        self._spare.clear()
         y, final, _ = self._padded(x, state, lengths, None, delta_t=delta_t, resets=resets)
         return y, final
 
@@ -350,7 +352,10 @@ class Recurrence(Parameterized):
         A reset starts a sequence of its own, with dropout masks of its own. With weight dropout or weight noise the
         call needs exclusive use of the layer.
         """
-        tape = Tape()
+        try:
+            tape = Tape(self._spare.pop())
+        except IndexError:
+            tape = Tape()
         y, final, _ = self._padded(x, state, lengths, tape, rng_key, delta_t, resets)
         return y, final, tape
 
@@ -362,7 +367,8 @@ class Recurrence(Parameterized):
         Parameters
         ----------
         tape : Tape
-            Of :meth:`forward`; used up by this call.
+            Of :meth:`forward`; used up by this call. The layer keeps its memory for the next :meth:`forward`, and
+            frees it when it is called without a tape.
         dy : array of shape (batch, time, output_size) or None
             Gradient of the loss with respect to y; entries after a sequence's end are ignored.
         dstate : tuple of arrays shaped as the state, default=None
@@ -395,6 +401,7 @@ class Recurrence(Parameterized):
             tape, grads, dy, None if dy is None else starts, dstate, dx, starts, dinitial=dinitial
         )
         tape.layer = None
+        self._spare[:] = [tape.give_core()]
         if segments is not None:
             dinitial = segments.collect(dinitial, self.directions, initial=True)
         return dx, dinitial, self._views(grads)

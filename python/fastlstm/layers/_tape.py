@@ -30,8 +30,8 @@ class Tape:
         "weights",
     )
 
-    def __init__(self) -> None:
-        self.core = _core.Tape()
+    def __init__(self, core: Any = None) -> None:
+        self.core = _core.Tape() if core is None else core
         self.checkpoints: Checkpoints | None = None  # of a call whose last chunk alone is in `core`
         self.layer: object = None  # whose call it was
         self.version = 0
@@ -44,6 +44,11 @@ class Tape:
         # places and sequences that started from learned states: a mask, or all or none
         self.fresh: dict[str, Any] = {}
         self.segments: Segments | None = None  # that the core took for the sequences
+
+    def give_core(self) -> Any:
+        """The memory, for another tape; this one starts with none."""
+        core, self.core = self.core, _core.Tape()
+        return core
 
     @property
     def y_starts(self) -> np.ndarray:

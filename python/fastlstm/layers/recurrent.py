@@ -298,6 +298,7 @@ class LSTM(Recurrence):
         self.n_threads = 0
         self._expects = False  # whether training calls take the expectation of zoneout
         self._lock = threading.Lock()
+        self._spare = []
         self._dstate_buffer: np.ndarray | None = None
         self._core = _core.Recurrent(
             _IDENTITY[cell] if cell_activation == "identity" else cell,

@@ -22,4 +22,12 @@
 #define FL_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+/* Ask for `count` values from `values` on, which are wanted soon: of rows that lie pages apart,
+ * which no prefetcher of the hardware follows. */
+#define FL_FETCH(values, count)                                                                    \
+    do {                                                                                           \
+        for (int64_t i_ = 0; i_ < (int64_t)(count); i_ += (int64_t)(64 / sizeof *(values)))        \
+            __builtin_prefetch((values) + i_);                                                     \
+    } while (0)
+
 #endif

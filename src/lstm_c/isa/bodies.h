@@ -29,7 +29,7 @@ enum { FL_LANES_f64 = FL_LANES };
     }
 #define FL_TABLE(dtype)                                                                            \
     {                                                                                              \
-        FL_LANES_##dtype, gemm_##dtype, cell_table_##dtype,                                        \
+        FL_LANES_##dtype, FL_TILE_ROWS, gemm_##dtype, cell_table_##dtype,                          \
             (int)(sizeof cell_table_##dtype / sizeof cell_table_##dtype[0]),                       \
             v_sigmoid_array_##dtype, v_tanh_array_##dtype, multiply_##dtype, sum_squares_##dtype,  \
             add_unit_products_##dtype, zone_##dtype, zone_gradient_##dtype, fl_draw_zones,         \

@@ -14,7 +14,7 @@ enum {
     FL_PART_BYTES = 32 * 1024,
     FL_FEWEST_PARTS = 3,
     FL_FAR_BYTES = 4 * 1024 * 1024, /* of a product's weights; fewer gain nothing */
-    FL_PART_ROWS = 96,              /* of a group */
+    FL_GROUP_ROWS = 96,             /* at most */
     FL_FEWEST_PART_ROWS = 12,       /* with fewer, a part is used up before the next one can come */
     FL_PART_SEGMENT = 16            /* depths from one fetch to the next */
 };
@@ -29,9 +29,9 @@ FL_INLINE int FL_T(goes_in_parts)(int64_t rows, int64_t blocks, int64_t depth, i
 }
 
 /* The rows of a group when `left` remain: groups of nearly equal size. */
-FL_INLINE int64_t FL_T(part_rows)(int64_t left)
+FL_INLINE int64_t FL_T(group_rows)(int64_t left)
 {
-    int64_t groups = (left + FL_PART_ROWS - 1) / FL_PART_ROWS;
+    int64_t groups = (left + FL_GROUP_ROWS - 1) / FL_GROUP_ROWS;
     return (left + groups - 1) / groups;
 }
 
@@ -59,9 +59,10 @@ static __attribute__((noinline)) void FL_T(gemm_of_parts)(const FL_T(fl_gemm) * 
         part.fetch = k + part.depth < g->depth ? part.b + part.depth * width : after;
         part.segment = part.depth % segment ? 0 : segment;
         part.a_segment = g->segment ? g->a_segment : segment;
-        part.fetch_lines =
-            part.fetch && part.segment ? (segment * width / FL_T(LINE) + tiles - 1) / tiles : 0;
-        part.fetch_share = part.depth / segment * part.fetch_lines * FL_T(LINE);
+        part.fetch_rows = part.fetch && part.segment;
+        part.fetch_lines = (segment * width / FL_T(LINE) + tiles - 1) / tiles;
+        part.fetch_row = part.fetch_lines * FL_T(LINE);
+        part.fetch_share = part.depth / segment * part.fetch_row;
         FL_T(gemm_blocks)(&part, g->vectors, 0, 1);
         part.init = part.c;
         part.init_row = part.c_row;
@@ -70,38 +71,41 @@ static __attribute__((noinline)) void FL_T(gemm_of_parts)(const FL_T(fl_gemm) * 
     }
 }
 
-/* Blocks of a matrix of packed far weights. */
-static void FL_T(gemm_in_parts)(const FL_T(fl_gemm) * g)
+/* The product of a group of rows with packed far weights; `follows`: another group comes next. */
+static void FL_T(gemm_in_parts)(const FL_T(fl_gemm) * g, int follows)
 {
     const int64_t c_block = g->c_block ? g->c_block : g->vectors * FL_LANES;
     FL_T(fl_gemm) own = *g;
-    for (int64_t row = 0; row < g->rows; row += own.rows) {
-        own.rows = FL_T(part_rows)(g->rows - row);
-        for (int64_t block = g->block_first; block < g->block_end; block++) {
-            const int ends = block + 1 == g->block_end;
-            own.a = g->a + row * g->a_row;
-            own.b = g->b + block * g->b_block;
-            own.init = g->init ? g->init + row * g->init_row + block * c_block : NULL;
-            own.c = g->c + row * g->c_row + block * c_block;
-            own.columns = g->columns - block * c_block;
-            FL_T(gemm_of_parts)(&own, !ends ? own.b + g->b_block
-                                      : row + own.rows < g->rows
-                                          ? g->b + g->block_first * g->b_block
-                                          : NULL);
-        }
+    for (int64_t block = g->block_first; block < g->block_end; block++) {
+        const int ends = block + 1 == g->block_end;
+        own.b = g->b + block * g->b_block;
+        own.init = g->init ? g->init + block * c_block : NULL;
+        own.c = g->c + block * c_block;
+        own.columns = g->columns - block * c_block;
+        FL_T(gemm_of_parts)(&own, !ends     ? own.b + g->b_block
+                                  : follows ? g->b + g->block_first * g->b_block
+                                            : NULL);
     }
 }
 
+/* Rows that meet several blocks of packed weights come in groups, which stay near meanwhile. */
 static void FL_T(gemm)(const FL_T(fl_gemm) * g)
 {
-    int64_t first = g->block_first, end = g->block_end;
+    const int64_t blocks = g->block_end - g->block_first;
     int packed = g->a_depth == 1 && g->b_block == g->depth * g->b_depth;
-    if (packed && FL_T(goes_in_parts)(g->rows, end - first, g->depth, g->b_depth)) {
-        FL_T(gemm_in_parts)(g);
+    if (!packed || blocks < 2) {
+        FL_T(gemm_at_once)(g);
         return;
     }
-    int narrow = g->c_block ? 0 : FL_T(narrow_vectors)(g->columns, g->vectors, first, end);
-    FL_T(gemm_blocks)(g, g->vectors, first, narrow ? end - 1 : end);
-    if (narrow)
-        FL_T(gemm_blocks)(g, narrow, end - 1, end);
+    FL_T(fl_gemm) own = *g;
+    for (int64_t row = 0; row < g->rows; row += own.rows) {
+        own.rows = FL_T(group_rows)(g->rows - row);
+        own.a = g->a + row * g->a_row;
+        own.init = g->init ? g->init + row * g->init_row : NULL;
+        own.c = g->c + row * g->c_row;
+        if (FL_T(goes_in_parts)(own.rows, blocks, g->depth, g->b_depth))
+            FL_T(gemm_in_parts)(&own, row + own.rows < g->rows);
+        else
+            FL_T(gemm_at_once)(&own);
+    }
 }

@@ -93,10 +93,10 @@ FL_INLINE void FL_T(gemm_tile)(const FL_T(fl_gemm) * g, const int nv, const int 
     }
     const real *a = g->a + row * g->a_row, *b = g->b + block * g->b_block;
     int64_t segment = g->segment ? g->segment : g->depth;
-    const real *fetched = g->fetch_lines ? g->fetch + row / FL_TILE_ROWS * g->fetch_share : NULL;
+    const real *fetched = g->fetch_rows ? g->fetch + row / FL_TILE_ROWS * g->fetch_share : NULL;
     for (int64_t k = 0; k < g->depth; k += segment, a += g->a_segment, b += segment * g->b_depth) {
-        for (int64_t i = 0; i < g->fetch_lines; i++, fetched += FL_T(LINE))
-            __builtin_prefetch(fetched);
+        for (int64_t i = 0; i < g->fetch_rows; i++, fetched += g->fetch_row)
+            FL_FETCH(fetched, g->fetch_lines * FL_T(LINE));
         FL_T(tile_accumulate)(mr, nv, nb, acc, a, g->a_row, g->a_depth, b, g->b_block, g->b_depth,
                               segment);
     }
@@ -125,4 +125,13 @@ static void FL_T(gemm_blocks)(const FL_T(fl_gemm) * g, int vectors, int64_t firs
     default:
         FL_TILE_WALK(FL_T(gemm_tile), g, FL_BLOCK_VECTORS, g->rows, first, end, 0);
     }
+}
+
+static void FL_T(gemm_at_once)(const FL_T(fl_gemm) * g)
+{
+    int64_t first = g->block_first, end = g->block_end;
+    int narrow = g->c_block ? 0 : FL_T(narrow_vectors)(g->columns, g->vectors, first, end);
+    FL_T(gemm_blocks)(g, g->vectors, first, narrow ? end - 1 : end);
+    if (narrow)
+        FL_T(gemm_blocks)(g, narrow, end - 1, end);
 }

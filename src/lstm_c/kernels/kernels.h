@@ -99,8 +99,9 @@ typedef struct FL_T(fl_gemm) {
     real *c;
     int64_t c_row;
     int64_t c_block; /* columns of C and init from block to block; 0: those of a block of B */
-    /* 0, or: each tile fetches so many cache lines a segment, its share of what begins there */
-    int64_t fetch_lines, fetch_share;
+    /* 0, or: each tile fetches so many rows a segment, `fetch_row` apart, the first of
+     * `fetch_lines` cache lines, of its share of what begins there */
+    int64_t fetch_rows, fetch_row, fetch_lines, fetch_share;
     const real *fetch;
 } FL_T(fl_gemm);
 
@@ -366,7 +367,7 @@ typedef struct FL_T(fl_ctc_sequence) {
 } FL_T(fl_ctc_sequence);
 
 typedef struct FL_T(fl_kernels) {
-    int lanes;
+    int lanes, tile_rows; /* of a vector; of a register tile */
     void (*gemm)(const FL_T(fl_gemm) *);
     const FL_T(fl_cell) * cells;
     int n_cells;

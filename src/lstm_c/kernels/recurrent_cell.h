@@ -102,6 +102,8 @@ FL_CELL_TILE void CELL_(forward_tile)(const FL_T(fl_step) * s, const int nv, con
                                       const int nb, int64_t row, int64_t block)
 {
     vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
+    for (int r = 0; s->saved && r < mr; r++)
+        FL_FETCH(s->saved + (row + r) * s->saved_row + block * nv * FL_LANES, nv * nb * FL_LANES);
     FL_CELL_PRODUCT(forward_product)(s, CELL_(facts).compact, nv, mr, nb, row, block, acc);
     CELL_(forward_units)(s, nv, mr, nb, row, block, acc);
 }
@@ -192,10 +194,28 @@ FL_INLINE void CELL_(backward_units)(const FL_T(fl_backstep) * s, const int nv, 
     }
 }
 
+/* Ask for what the derivatives of a tile take from the tape, and for dy of the rows after it, which
+ * their tile begins with. */
+FL_INLINE void CELL_(backward_fetch)(const FL_T(fl_backstep) * s, const int nv, const int mr,
+                                     const int nb, int64_t row, int64_t block)
+{
+    const int slots = CELL_(facts).slots, states = CELL_(facts).states, width = nv * nb * FL_LANES;
+    int64_t unit = block * FL_BLOCK_VECTORS * FL_LANES;
+    for (int r = 0; r < mr; r++) {
+        FL_FETCH(s->gates + (row + r) * s->gates_row + unit * slots, width * slots);
+        for (int i = 0; i < states; i++)
+            FL_FETCH(s->state_prev + (row + r) * s->state_prev_row + i * s->state_plane + unit,
+                     width);
+        if (s->dy && row + mr + r < s->rows)
+            FL_FETCH(s->dy + (row + mr + r) * s->dy_row + unit, width);
+    }
+}
+
 FL_CELL_TILE void CELL_(backward_tile)(const FL_T(fl_backstep) * s, const int nv, const int mr,
                                        const int nb, int64_t row, int64_t block)
 {
     vec acc[FL_TILE_ROWS][FL_BLOCK_VECTORS * 2];
+    CELL_(backward_fetch)(s, nv, mr, nb, row, block);
     FL_CELL_PRODUCT(backward_product)
     (s, CELL_(facts).state_recurs && !CELL_(facts).is_prelude, CELL_(facts).compact,
      CELL_(facts).slots, nv, mr, nb, row, block, acc);

@@ -91,7 +91,7 @@ static __attribute__((noinline)) void FL_T(forward_in_parts)(
     const int nv = slots * fl_panels_per_block(slots);
     const fl_slots of_x = fl_slots_of(nv, compact, 0), of_h = fl_slots_of(nv, compact, 1);
     const int64_t all = nv * FL_LANES, width = of_h.count * FL_LANES;
-    _Alignas(64) real sums[FL_PART_ROWS * FL_BLOCK_VECTORS * FL_LANES];
+    _Alignas(64) real sums[FL_GROUP_ROWS * FL_BLOCK_VECTORS * FL_LANES];
     FL_T(fl_gemm)
     x = {.depth = s->x ? s->x_depth : 0,
          .columns = width,
@@ -113,7 +113,7 @@ static __attribute__((noinline)) void FL_T(forward_in_parts)(
     for (int64_t i = 0; i < blocks; i++) {
         const int64_t block = FL_T(block_of_walk)(s->block_first, s->block_end, s->descending, i);
         for (int64_t row = 0; row < s->rows; row += x.rows) {
-            x.rows = h.rows = FL_T(part_rows)(s->rows - row);
+            x.rows = h.rows = FL_T(group_rows)(s->rows - row);
             if (x.depth) {
                 x.a = s->x + row * s->x_row;
                 x.b = s->weight_x + block * width * x.depth;
@@ -151,7 +151,7 @@ static __attribute__((noinline)) void FL_T(backward_in_parts)(
 {
     const fl_slots of_h = fl_slots_of(slots, compact, 1);
     const int64_t width = FL_BLOCK_VECTORS * FL_LANES;
-    _Alignas(64) real sums[FL_PART_ROWS * FL_BLOCK_VECTORS * FL_LANES];
+    _Alignas(64) real sums[FL_GROUP_ROWS * FL_BLOCK_VECTORS * FL_LANES];
     FL_T(fl_gemm)
     g = {.depth = s->depth,
          .columns = width,
@@ -169,7 +169,7 @@ static __attribute__((noinline)) void FL_T(backward_in_parts)(
     for (int64_t i = 0; i < blocks; i++) {
         const int64_t block = FL_T(block_of_walk)(s->block_first, s->block_end, s->descending, i);
         for (int64_t row = 0; row < s->rows; row += g.rows) {
-            g.rows = FL_T(part_rows)(s->rows - row);
+            g.rows = FL_T(group_rows)(s->rows - row);
             g.a = s->dgates_next + of_h.first * FL_LANES + row * s->dgates_next_row;
             g.b = s->weight_t + block * width * s->depth;
             const int64_t then = row + g.rows < s->rows ? i : i + 1;

@@ -379,14 +379,6 @@ void fl_multiply_tiles(const fl_recurrent *layer, const fl_tile_operand *rows,
 
 /* ---- a step on tiles ---- */
 
-/* Rows of the tape are pages apart, which no prefetcher of the hardware follows: `count` values for
- * reading or writing. */
-#define PREFETCH(values, count, writes)                                                            \
-    do {                                                                                           \
-        for (int64_t i_ = 0; i_ < (count); i_ += 16)                                               \
-            __builtin_prefetch((values) + i_, writes);                                             \
-    } while (0)
-
 typedef struct tile_step {
     const fl_step_f32 *step;
     void (*forward_row)(const fl_step_f32 *, int64_t row, int64_t block, const float *sums);
@@ -397,9 +389,9 @@ static void fetch_row(void *context, int64_t block, int64_t row)
 {
     const tile_step *of = context;
     const fl_step_f32 *s = of->step;
-    PREFETCH(s->h + row * s->h_row + block * of->units, of->units, 1);
+    FL_FETCH(s->h + row * s->h_row + block * of->units, of->units);
     if (s->saved)
-        PREFETCH(s->saved + row * s->saved_row + block * of->block_width, of->block_width, 1);
+        FL_FETCH(s->saved + row * s->saved_row + block * of->block_width, of->block_width);
 }
 static void finish_row(void *context, int64_t block, int64_t row, const float *sums)
 {
@@ -460,11 +452,11 @@ static void fetch_backward_row(void *context, int64_t block, int64_t row)
     const tile_backstep *of = context;
     const fl_backstep_f32 *s = of->step;
     int64_t width = of->units, unit = block * width;
-    PREFETCH(s->gates + row * s->gates_row + unit * of->slots, width * of->slots, 1);
-    PREFETCH(s->state + row * s->state_row + unit, width, 0);
-    PREFETCH(s->state_prev + row * s->state_prev_row + unit, width, 0);
+    FL_FETCH(s->gates + row * s->gates_row + unit * of->slots, width * of->slots);
+    FL_FETCH(s->state + row * s->state_row + unit, width);
+    FL_FETCH(s->state_prev + row * s->state_prev_row + unit, width);
     if (s->dy)
-        PREFETCH(s->dy + row * s->dy_row + unit, width, 0);
+        FL_FETCH(s->dy + row * s->dy_row + unit, width);
 }
 static void finish_backward_row(void *context, int64_t block, int64_t row, const float *sums)
 {

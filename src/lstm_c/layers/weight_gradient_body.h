@@ -220,13 +220,14 @@ static int FL_T(sections_of)(const FL_T(fl_backward_run) * run, int index, const
 }
 
 /* A chunk of `count` rows of a block of the gradient, of which it has `columns`: += or, for the
- * first chunk, =. The rows of the section, of the inputs that the thread has gathered. */
+ * first chunk, =. The rows of the section, of the inputs that the thread has gathered. `soon`: the
+ * rows of gate gradients that come next, which are fetched meanwhile, or NULL. */
 static void FL_T(add_section)(const FL_T(fl_backward_run) * run, int thread,
                               const FL_T(fl_section) * section, int64_t count, int adds,
-                              real *gradient, int64_t columns)
+                              real *gradient, int64_t columns, const real *soon)
 {
-    int64_t width = FL_BLOCK_VECTORS * run->layer->lanes,
-            skipped = fl_first_column(run->layer, section->vectors);
+    int64_t width = FL_BLOCK_VECTORS * run->layer->lanes, depth = section->end - section->first,
+            tile = run->kernels->tile_rows, skipped = fl_first_column(run->layer, section->vectors);
     FL_T(fl_gemm)
     gemm = {.depth = count,
             .columns = columns - skipped,
@@ -237,7 +238,11 @@ static void FL_T(add_section)(const FL_T(fl_backward_run) * run, int thread,
             .b_depth = width,
             .vectors = section->vectors.count,
             .init_row = width,
-            .c_row = width};
+            .c_row = width,
+            .fetch_rows = soon ? (count * tile + depth - 1) / depth : 0,
+            .fetch_row = run->layer->gate_row,
+            .fetch_lines = width / FL_T(LINE)};
+    gemm.fetch_share = gemm.fetch_rows * gemm.fetch_row; /* of a tile of inputs */
     for (int64_t column = section->first; column < section->end; column += gemm.rows) {
         int64_t within = column % FL_INPUT_PANEL, space = FL_INPUT_PANEL - within,
                 here = section->end - column;
@@ -245,6 +250,7 @@ static void FL_T(add_section)(const FL_T(fl_backward_run) * run, int thread,
         gemm.a = run->scratch[thread].inputs + (column - within) * run->chunk + within;
         gemm.c = gradient + column * width + skipped;
         gemm.init = adds ? gemm.c : NULL;
+        gemm.fetch = soon ? soon + (column - section->first) / tile * gemm.fetch_share : NULL;
         run->kernels->gemm(&gemm);
     }
 }
@@ -403,7 +409,8 @@ static void FL_T(weight_gradients)(const FL_T(fl_backward_run) * run, int index,
                 }
                 for (int64_t i = 0; !same && i < count; i++)
                     FL_T(copy_row)(scratch->dgates + i * width, from + i * layer->gate_row, used);
-                FL_T(add_section)(run, thread, section, count, adds, to, columns);
+                FL_T(add_section)(run, thread, section, count, adds, to, columns,
+                                  !same && block + 1 < end ? from + width : NULL);
             }
         }
     }

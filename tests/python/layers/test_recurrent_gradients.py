@@ -164,3 +164,23 @@ def test_two_tapes_of_one_layer_do_not_disturb_each_other() -> None:
     for key, grad in grads.items():
         np.testing.assert_array_equal(grad, want[key])
     layer.backward(tape_of_other, other.dy, other.dstate)
+
+
+def test_the_memory_of_a_used_tape_serves_the_next_one_and_no_second() -> None:
+    problem = make_problem(cases.by_name("deep_both_ways"))
+    want = backward(problem, problem.dy, problem.dstate)
+    layer = cases.build_layer(problem.case, "float64", problem.parameters)
+
+    def forward() -> Any:
+        return layer.forward(problem.x, problem.state, problem.lengths)[2]
+
+    used = forward()
+    memory = used.core
+    layer.backward(used, problem.dy, problem.dstate)
+    tapes = [forward(), forward()]
+    assert tapes[0].core is memory
+    assert used.nbytes == 0
+    for tape in tapes:
+        _, _, grads = layer.backward(tape, problem.dy, problem.dstate)
+        for key, grad in grads.items():
+            np.testing.assert_array_equal(grad, want[key])
