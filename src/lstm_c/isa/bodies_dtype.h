@@ -7,7 +7,7 @@
 #include "kernels/activations.h"
 #include "kernels/ctc.h"
 #include "kernels/gemm.h"
-#include "kernels/far_weights.h"
+#include "kernels/row_groups.h"
 #include "kernels/layer_norm.h"
 #include "kernels/optimizers.h"
 #include "kernels/recurrent_product.h"

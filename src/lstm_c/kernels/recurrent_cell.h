@@ -206,6 +206,8 @@ FL_INLINE void CELL_(backward_fetch)(const FL_T(fl_backstep) * s, const int nv, 
         for (int i = 0; i < states; i++)
             FL_FETCH(s->state_prev + (row + r) * s->state_prev_row + i * s->state_plane + unit,
                      width);
+        if (CELL_(facts).reads_h)
+            FL_FETCH(s->h_prev + (row + r) * s->h_prev_row + unit, width);
         if (s->dy && row + mr + r < s->rows)
             FL_FETCH(s->dy + (row + mr + r) * s->dy_row + unit, width);
     }

@@ -75,7 +75,7 @@ FL_INLINE void FL_T(backward_product)(const FL_T(fl_backstep) * s, const int sta
     }
 }
 
-/* A step with far weights in parts (kernels/far_weights.h), whose cell is `finish`, and whether it
+/* A step with far weights in parts (kernels/row_groups.h), whose cell is `finish`, and whether it
  * is better done so. */
 FL_INLINE int FL_T(forward_goes_in_parts)(const FL_T(fl_step) * s, const int slots,
                                           const int compact)

@@ -173,28 +173,22 @@ static void FL_T(copy_row)(real *to, const real *from, int64_t count)
     memcpy(to, from, sizeof(real) * (size_t)count);
 }
 
-/* packed rows of sorted sequences <-> the caller's rows, `columns` each, for steps [first, end).
- * The row of the next step is asked for.
- */
+/* packed rows of sorted sequences <-> the caller's rows, `columns` each, for steps [first, end). */
 static void FL_T(gather_rows)(const fl_ragged *ragged, const real *rows, const int64_t *start,
                               int64_t columns, int64_t first, int64_t end, real *packed)
 {
     for (int64_t t = first; t < end; t++)
-        for (int64_t s = 0; s < ragged->batch[t]; s++) {
-            const real *row = rows + (start[ragged->sequence[s]] + t) * columns;
-            FL_FETCH(row + columns, columns);
-            FL_T(copy_row)(packed + (ragged->offset[t] + s) * columns, row, columns);
-        }
+        for (int64_t s = 0; s < ragged->batch[t]; s++)
+            FL_T(copy_row)(packed + (ragged->offset[t] + s) * columns,
+                           rows + (start[ragged->sequence[s]] + t) * columns, columns);
 }
 static void FL_T(scatter_rows)(const fl_ragged *ragged, const real *packed, int64_t columns,
                                int64_t first, int64_t end, real *rows, const int64_t *start)
 {
     for (int64_t t = first; t < end; t++)
-        for (int64_t s = 0; s < ragged->batch[t]; s++) {
-            real *row = rows + (start[ragged->sequence[s]] + t) * columns;
-            FL_FETCH(row + columns, columns);
-            FL_T(copy_row)(row, packed + (ragged->offset[t] + s) * columns, columns);
-        }
+        for (int64_t s = 0; s < ragged->batch[t]; s++)
+            FL_T(copy_row)(rows + (start[ragged->sequence[s]] + t) * columns,
+                           packed + (ragged->offset[t] + s) * columns, columns);
 }
 
 /* State of one layer and direction: the caller's (n, hidden) in the caller's order <-> sorted rows

@@ -1,4 +1,5 @@
-/* Products of many rows with far weights, where vectors are shorter than a cache line: in parts of
+/* Products of many rows with several blocks of weights: in groups of rows, which stay near from
+ * block to block; and with far weights, where vectors are shorter than a cache line, in parts of
  * the depth.
  *
  * A tile of 3 rows by 32 columns takes 128 bytes of weights every 6 cycles, which is more than L3
@@ -14,7 +15,8 @@ enum {
     FL_PART_BYTES = 32 * 1024,
     FL_FEWEST_PARTS = 3,
     FL_FAR_BYTES = 4 * 1024 * 1024, /* of a product's weights; fewer gain nothing */
-    FL_GROUP_ROWS = 96,             /* at most */
+    FL_GROUP_ROWS = 96,             /* at most, */
+    FL_GROUP_BYTES = 128 * 1024,    /* where all rows are more than that */
     FL_FEWEST_PART_ROWS = 12,       /* with fewer, a part is used up before the next one can come */
     FL_PART_SEGMENT = 16            /* depths from one fetch to the next */
 };
@@ -28,7 +30,7 @@ FL_INLINE int FL_T(goes_in_parts)(int64_t rows, int64_t blocks, int64_t depth, i
            bytes >= FL_FEWEST_PARTS * FL_PART_BYTES && blocks * bytes >= FL_FAR_BYTES;
 }
 
-/* The rows of a group when `left` remain: groups of nearly equal size. */
+/* The rows of the next group when `left` remain: groups of nearly equal size. */
 FL_INLINE int64_t FL_T(group_rows)(int64_t left)
 {
     int64_t groups = (left + FL_GROUP_ROWS - 1) / FL_GROUP_ROWS;
@@ -88,10 +90,10 @@ static void FL_T(gemm_in_parts)(const FL_T(fl_gemm) * g, int follows)
     }
 }
 
-/* Rows that meet several blocks of packed weights come in groups, which stay near meanwhile. */
 static void FL_T(gemm)(const FL_T(fl_gemm) * g)
 {
-    const int64_t blocks = g->block_end - g->block_first;
+    const int64_t blocks = g->block_end - g->block_first,
+                  bytes = g->rows * g->depth * (int64_t)sizeof(real);
     int packed = g->a_depth == 1 && g->b_block == g->depth * g->b_depth;
     if (!packed || blocks < 2) {
         FL_T(gemm_at_once)(g);
@@ -99,7 +101,7 @@ static void FL_T(gemm)(const FL_T(fl_gemm) * g)
     }
     FL_T(fl_gemm) own = *g;
     for (int64_t row = 0; row < g->rows; row += own.rows) {
-        own.rows = FL_T(group_rows)(g->rows - row);
+        own.rows = bytes > FL_GROUP_BYTES ? FL_T(group_rows)(g->rows - row) : g->rows;
         own.a = g->a + row * g->a_row;
         own.init = g->init ? g->init + row * g->init_row : NULL;
         own.c = g->c + row * g->c_row;
