@@ -8,6 +8,7 @@ sequences of a minibatch are of similar length, and the minibatches are shuffled
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,8 @@ Array = NDArray[Any]
 
 __all__ = ["Batches", "EpochPlan", "check_weights"]
 
-_MAX_WINDOW = 32  # batches that are sorted by length together
+_MAX_WINDOW = 32  # batches that are sorted by length together; a quarter of the epoch at most
+_FEWEST_SORTED = 8  # batches of an epoch; fewer are not sorted
 _DIGEST_BYTES = 1 << 26  # of the values that a digest looks at
 
 
@@ -112,7 +114,10 @@ class Batches:
         self.weights = weights
         self.batch_size = min(batch_size, len(starts))
         self.shuffle = shuffle
+        n, size = len(starts), self.batch_size
+        self._spans = [slice(first, min(first + size, n)) for first in range(0, n, size)]
         self._ragged = bool((lengths != lengths[0]).any())
+        self._windows = np.arange(n) // (size * max(1, min(_MAX_WINDOW, self.n_batches // 4)))
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -120,31 +125,21 @@ class Batches:
     @property
     def n_batches(self) -> int:
         """Minibatches of an epoch."""
-        return -(-len(self) // self.batch_size)
+        return len(self._spans)
 
     def plan(self, seed: int, epoch: int) -> EpochPlan:
         """The minibatches of that epoch (counted from 0)."""
-        size, n = self.batch_size, len(self)
-        spans = [slice(first, min(first + size, n)) for first in range(0, n, size)]
         if not self.shuffle:
-            return EpochPlan(self, None, spans)
+            return EpochPlan(self, None, self._spans)
         rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(n)
-        if not self._ragged or len(spans) < 8:
-            return EpochPlan(self, order, spans)
-        self._sort_in_windows(order)
-        places = rng.permutation(len(spans))
-        order = np.concatenate([order[spans[place]] for place in places])
-        ends = np.cumsum([spans[place].stop - spans[place].start for place in places]).tolist()
+        order = rng.permutation(len(self))
+        if not self._ragged or len(self._spans) < _FEWEST_SORTED:
+            return EpochPlan(self, order, self._spans)
+        order = order[np.lexsort((-self.lengths[order], self._windows))]
+        drawn = [self._spans[place] for place in rng.permutation(len(self._spans)).tolist()]
+        ends = list(itertools.accumulate(span.stop - span.start for span in drawn))
         spans = [slice(first, last) for first, last in zip([0, *ends], ends, strict=False)]
-        return EpochPlan(self, order, spans)
-
-    def _sort_in_windows(self, order: Array) -> None:
-        """Sort windows of `order` by falling length, in place; a window is a quarter of the epoch at most."""
-        window = self.batch_size * max(1, min(_MAX_WINDOW, self.n_batches // 4))
-        for first in range(0, len(order), window):
-            part = order[first : first + window]
-            order[first : first + window] = part[np.argsort(-self.lengths[part], kind="stable")]
+        return EpochPlan(self, np.concatenate([order[span] for span in drawn]), spans)
 
     def digest(self) -> str:
         """Digest of the data; of very long data, every k-th time step is looked at."""
