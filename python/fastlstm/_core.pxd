@@ -228,3 +228,5 @@ cdef extern from "fastlstm.h" nogil:
     fl_status fl_softmax_cross_entropy(int32_t dtype, int64_t n, int64_t classes, const void *x,
                                        const int64_t *target, const double *weight, double *loss, void *gradient)
     fl_status fl_sum_squares(int32_t dtype, const void *x, int64_t count, double *sum)
+    fl_status fl_sum_steps(int32_t dtype, int64_t n, const int64_t *length, int64_t columns, const void *y,
+                           int64_t total, double *sums)

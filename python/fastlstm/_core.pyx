@@ -16,6 +16,18 @@ from cpython.buffer cimport (
 from libc.stdint cimport int32_t, int64_t, uint64_t
 
 
+cdef extern from *:
+    """
+    #include <stdatomic.h>
+    typedef atomic_int fl_flag;
+    #define fl_flag_take(flag) atomic_exchange(flag, 1)
+    #define fl_flag_drop(flag) atomic_store(flag, 0)
+    """
+    ctypedef int fl_flag
+    bint fl_flag_take(fl_flag *flag) nogil  # whether somebody had it
+    void fl_flag_drop(fl_flag *flag) nogil
+
+
 cdef int check(fl_status status) except -1:
     if status == FL_OK:
         return 0
@@ -108,9 +120,10 @@ def isa_available():
 
 def cells():
     """Names of the cells."""
-    cdef const char *name
+    cdef const char *name = NULL
     cdef int32_t index = 0
     found = []
+    check(fl_isa_name(&name))
     while True:
         name = fl_cell_name(index)
         if name == NULL:

@@ -5,7 +5,7 @@ cdef class ConvTape:
     """Memory of a training forward call of :class:`ConvLSTM`; reused and grown between calls."""
 
     cdef fl_conv_tape *handle
-    cdef bint busy
+    cdef fl_flag busy
 
     def __cinit__(self):
         check(fl_conv_tape_create(&self.handle))
@@ -19,9 +19,8 @@ cdef class ConvTape:
         return fl_conv_tape_bytes(self.handle)
 
     cdef int acquire(self) except -1:
-        if self.busy:
+        if fl_flag_take(&self.busy):
             raise RuntimeError("this tape is in use by another thread; give each thread a tape of its own")
-        self.busy = True
         return 0
 
 
@@ -84,7 +83,7 @@ cdef class ConvLSTM:
         with nogil:
             status = fl_conv_lstm_forward(&self.layer, &call)
         if tape is not None:
-            tape.busy = False
+            fl_flag_drop(&tape.busy)
         check(status)
 
     def backward(self, ConvTape tape not None, parameters, Py_ssize_t n, Py_ssize_t steps, gradients, dy=None,
@@ -113,5 +112,5 @@ cdef class ConvLSTM:
         call.tape = tape.handle
         with nogil:
             status = fl_conv_lstm_backward(&self.layer, &call)
-        tape.busy = False
+        fl_flag_drop(&tape.busy)
         check(status)

@@ -68,6 +68,24 @@ def sum_squares(x):
     return total
 
 
+def sum_steps(y, length, sums):
+    """sums (n, columns) float64 += over the steps of n sequences, whose rows follow each other in y (rows, columns)."""
+    cdef Py_ssize_t size = size_of_reals(y, "y")
+    cdef Buffer lengths = hold(length, -1, 8, False, "length"), totals = hold(sums, -1, 8, True, "sums")
+    cdef Py_ssize_t n = lengths.view.len // 8
+    cdef Py_ssize_t columns = totals.view.len // (8 * n) if n else 0
+    cdef Buffer rows = hold(y, -1, size, False, "y")
+    cdef Py_ssize_t total
+    cdef fl_status status
+    if n == 0 or columns * n * 8 != totals.view.len:
+        raise ValueError(f"sums has {totals.view.len // 8} elements; expected as many for each of {n} sequences")
+    total = rows_of(rows, columns, size)
+    with nogil:
+        status = fl_sum_steps(code_of(size), n, <const int64_t *> lengths.data, columns, rows.data, total,
+                              <double *> totals.data)
+    check(status)
+
+
 def ctc_loss(str dtype, Py_ssize_t n, Py_ssize_t steps, Py_ssize_t classes, x, length, targets, target_start,
              target_length, int64_t blank, bint logits, loss, gradient, int32_t n_threads=0):
     """loss (n) float64 = and gradient = of x, both (n, steps, classes); see fl_ctc in fastlstm.h."""

@@ -10,7 +10,7 @@ cdef class Tape:
     """Memory of a training forward call, for the backward call; reused and grown between calls."""
 
     cdef fl_tape *handle
-    cdef bint busy
+    cdef fl_flag busy
     cdef Py_ssize_t n
 
     def __cinit__(self):
@@ -25,9 +25,8 @@ cdef class Tape:
         return fl_tape_bytes(self.handle)
 
     cdef int acquire(self) except -1:
-        if self.busy:
+        if fl_flag_take(&self.busy):
             raise RuntimeError("this tape is in use by another thread; give each thread a tape of its own")
-        self.busy = True
         return 0
 
 
@@ -107,6 +106,7 @@ cdef class Recurrent:
         """Copy one "gate" (by slot) or "state" of the call on the tape into rows of out, (rows, hidden_size)."""
         cdef Buffer rows = hold(out, -1, self.itemsize, True, "out"), starts = hold(start, -1, 8, False, "start")
         cdef fl_record record
+        cdef fl_status status
         if starts.view.len != 8 * tape.n:
             raise ValueError(f"start has {starts.view.len // 8} elements; expected {tape.n}")
         record.kind = FL_RECORD_STATE if kind == "state" else FL_RECORD_GATE
@@ -115,7 +115,10 @@ cdef class Recurrent:
         record.out = rows.data
         record.start = <const int64_t *> starts.data
         record.total = rows_of(rows, self.hidden_size, self.itemsize)
-        check(fl_tape_read(self.handle, tape.handle, &record))
+        tape.acquire()
+        status = fl_tape_read(self.handle, tape.handle, &record)
+        fl_flag_drop(&tape.busy)
+        check(status)
 
     def tape_bytes(self, int64_t n, int64_t steps, int64_t rows, bint decays=False, int32_t n_threads=0):
         """Bytes of a new tape after a call on `n` sequences of `rows` steps in all, the longest of `steps`."""
@@ -195,7 +198,7 @@ cdef class Recurrent:
         with nogil:
             status = fl_recurrent_forward(self.handle, &call)
         if tape is not None:
-            tape.busy = False
+            fl_flag_drop(&tape.busy)
         check(status)
 
     def backward(self, Tape tape not None, Py_ssize_t n, parameters, gradients, dy=None, dy_start=None, dstates_out=None,
@@ -231,5 +234,5 @@ cdef class Recurrent:
         call.tape = tape.handle
         with nogil:
             status = fl_recurrent_backward(self.handle, &call)
-        tape.busy = False
+        fl_flag_drop(&tape.busy)
         check(status)

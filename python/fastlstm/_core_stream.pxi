@@ -9,7 +9,7 @@ cdef class Stream:
     cdef readonly Py_ssize_t n
     cdef Py_ssize_t x_bytes, y_bytes
     cdef char format
-    cdef bint busy
+    cdef fl_flag busy
 
     def __cinit__(self, Recurrent layer not None, int64_t n=1):
         check(fl_stream_create(layer.handle, n, &self.handle))
@@ -22,18 +22,21 @@ cdef class Stream:
     def __dealloc__(self):
         fl_stream_destroy(self.handle)
 
+    cdef int acquire(self) except -1:
+        if fl_flag_take(&self.busy):
+            raise RuntimeError("this stream is in use by another thread")
+        return 0
+
     def step_decay(self, x, decay, y):
         """As :meth:`step` with a weight per stream, (n,), for a cell that takes one."""
         cdef Py_ssize_t size = self.layer.itemsize
         cdef Buffer xs = hold(x, self.x_bytes // size, size, False, "x"), ys = hold(y, self.y_bytes // size, size, True, "y")
         cdef Buffer weights = hold(decay, self.n, size, False, "decay")
         cdef fl_status status
-        if self.busy:
-            raise RuntimeError("this stream is in use by another thread")
-        self.busy = True
+        self.acquire()
         with nogil:
             status = fl_stream_step_decay(self.handle, xs.data, weights.data, ys.data)
-        self.busy = False
+        fl_flag_drop(&self.busy)
         check(status)
 
     def step(self, x, y):
@@ -41,44 +44,65 @@ cdef class Stream:
         cdef Py_buffer given, wanted
         cdef fl_status status
         PyObject_GetBuffer(x, &given, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
-        if given.len != self.x_bytes or given.format[0] != self.format:
+        if not self._fits(&given, self.x_bytes, self.layer.input_size):
             PyBuffer_Release(&given)
-            raise ValueError(f"x must be a C-contiguous {self.layer.dtype} array of shape ({self.n}, {self.layer.input_size})")
+            raise self._refusal("x", self.layer.input_size)
         try:
             PyObject_GetBuffer(y, &wanted, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
-        except BaseException:
+        except (BufferError, TypeError, ValueError):
             PyBuffer_Release(&given)
-            raise
-        if wanted.len != self.y_bytes or wanted.format[0] != self.format or self.busy:
+            raise self._refusal("out", self.layer.output_size) from None
+        if not self._fits(&wanted, self.y_bytes, self.layer.output_size):
             status = FL_ERR_ARGUMENT
+        elif fl_flag_take(&self.busy):
+            status = FL_ERR_TAPE
         else:
-            self.busy = True
             with nogil:
                 status = fl_stream_step(self.handle, given.buf, wanted.buf)
-            self.busy = False
+            fl_flag_drop(&self.busy)
         PyBuffer_Release(&given)
         PyBuffer_Release(&wanted)
+        if status == FL_ERR_TAPE:
+            raise RuntimeError("this stream is in use by another thread")
         if status != FL_OK:
-            if self.busy:
-                raise RuntimeError("this stream is in use by another thread")
-            raise ValueError(f"out must be a C-contiguous {self.layer.dtype} array of shape ({self.n}, {self.layer.output_size})")
+            raise self._refusal("out", self.layer.output_size)
+
+    cdef bint _fits(self, Py_buffer *rows, Py_ssize_t n_bytes, Py_ssize_t columns):
+        """Whether rows are of the layer's dtype, as many as streams, each of so many columns (one stream: or a row)."""
+        return (rows.len == n_bytes and rows.format[0] == self.format and rows.ndim > 0 and
+                rows.shape[rows.ndim - 1] == columns and <size_t> rows.buf % self.layer.itemsize == 0)
+
+    cdef object _refusal(self, str name, Py_ssize_t columns):
+        kind = "writable, C-contiguous" if name == "out" else "C-contiguous"
+        return ValueError(f"{name} must be a {kind}, aligned {self.layer.dtype} array of shape ({self.n}, {columns})")
 
     def get(self, states):
         """Copy the states, (num_layers, n, hidden_size) each, into the given arrays."""
         cdef void *wanted[MAX_STATES]
+        cdef fl_status status
         cdef tuple buffers = self.layer._states(states, self.n, True, "states")
         for i in range(self.layer.n_states):
             wanted[i] = (<Buffer> buffers[i]).data
-        check(fl_stream_get(self.handle, wanted))
+        self.acquire()
+        status = fl_stream_get(self.handle, wanted)
+        fl_flag_drop(&self.busy)
+        check(status)
 
     def set(self, states):
         """Set the states from arrays shaped as for :meth:`get`."""
         cdef const void *given[MAX_STATES]
+        cdef fl_status status
         cdef tuple buffers = self.layer._states(states, self.n, False, "states")
         for i in range(self.layer.n_states):
             given[i] = (<Buffer> buffers[i]).data
-        check(fl_stream_set(self.handle, given))
+        self.acquire()
+        status = fl_stream_set(self.handle, given)
+        fl_flag_drop(&self.busy)
+        check(status)
 
     def reset(self, int64_t which=-1):
         """Zero the states of one stream, or of all (-1)."""
-        check(fl_stream_reset(self.handle, which))
+        self.acquire()
+        cdef fl_status status = fl_stream_reset(self.handle, which)
+        fl_flag_drop(&self.busy)
+        check(status)

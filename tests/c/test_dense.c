@@ -226,6 +226,30 @@ static void test_sum_squares(void)
     }
 }
 
+/* Sums over steps, one row after the other, are added to what is there. */
+static void test_sum_steps(void)
+{
+    const double values[] = {1e8, 1, 2, 3, -1e8, 5, 0.25, 0.5}, wanted[] = {13, 9, 10.25, 10.5};
+    const int64_t length[] = {3, 1};
+    int64_t bad[] = {3, 2};
+    for (int32_t dtype = FL_FLOAT32; dtype <= FL_FLOAT64; dtype++) {
+        double sums[] = {11, 0, 10, 10};
+        void *y = reals_of(dtype, values, 8);
+        CHECK_EQUAL(fl_sum_steps(dtype, 2, bad, 2, y, 4, sums), FL_ERR_ARGUMENT);
+        bad[1] = -1;
+        CHECK_EQUAL(fl_sum_steps(dtype, 2, bad, 2, y, 4, sums), FL_ERR_ARGUMENT);
+        bad[1] = 2;
+        CHECK_EQUAL(fl_sum_steps(9, 2, length, 2, y, 4, sums), FL_ERR_ARGUMENT);
+        CHECK_EQUAL(fl_sum_steps(dtype, 2, NULL, 2, y, 4, sums), FL_ERR_ARGUMENT);
+        CHECK_EQUAL(fl_sum_steps(dtype, 2, length, 2, NULL, 4, sums), FL_ERR_ARGUMENT);
+        CHECK_EQUAL(fl_sum_steps(dtype, 2, length, 2, y, 4, NULL), FL_ERR_ARGUMENT);
+        CHECK_EQUAL(fl_sum_steps(dtype, 2, length, 2, y, 4, sums), FL_OK);
+        for (int i = 0; i < 4; i++)
+            CHECK(sums[i] == wanted[i]);
+        guarded_free(y);
+    }
+}
+
 /* The first step of Adam moves every parameter by the learning rate; the bias corrections come from
  * `step`. */
 static void test_adam(void)
@@ -297,6 +321,7 @@ int main(void)
     test_dense_huge();
     test_activate();
     test_sum_squares();
+    test_sum_steps();
     test_adam();
     test_optimize_arguments();
     CHECK_EQUAL(allocator_live(), live);

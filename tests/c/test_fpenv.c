@@ -102,6 +102,12 @@ static void check_layer_calls(bench *of, unsigned word)
 {
     fl_recurrent *layer;
     fl_stream *stream;
+    fl_recurrent_config zoned = of->made.config;
+    int64_t bytes;
+    zoned.zoneout_c = 0.3;
+    CHECK_KEPT(fl_recurrent_create(&zoned, &layer));
+    CHECK_KEPT(fl_recurrent_tape_bytes(layer, 7, 11, 71, 0, 3, &bytes));
+    fl_recurrent_destroy(layer);
     CHECK_KEPT(fl_recurrent_create(&of->made.config, &layer));
     CHECK_KEPT(fl_recurrent_load(layer, of->made.parameters));
     CHECK_KEPT(fl_recurrent_forward(of->made.layer, &of->inference));
@@ -117,10 +123,11 @@ static void check_layer_calls(bench *of, unsigned word)
 static void check_other_calls(bench *of, unsigned word)
 {
     int32_t dtype = of->made.config.dtype;
-    double sum;
+    double sum = 0;
     CHECK_KEPT(fl_activate(dtype, FL_SIGMOID, of->x, of->y, N * HIDDEN));
     CHECK_KEPT(fl_activate(dtype, FL_TANH, of->x, of->y, N * HIDDEN));
     CHECK_KEPT(fl_sum_squares(dtype, of->x, N * HIDDEN, &sum));
+    CHECK_KEPT(fl_sum_steps(dtype, 1, of->length, 1, of->x, STEPS, &sum));
     CHECK_KEPT(fl_dense_forward(dtype, N, HIDDEN, STEPS, of->x, of->made.parameters, NULL, of->y));
     CHECK_KEPT(fl_dense_backward(dtype, N, HIDDEN, STEPS, of->x, of->made.parameters, of->x,
                                  of->gradients, NULL, of->dx));

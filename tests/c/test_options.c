@@ -190,7 +190,10 @@ static void *results(problem *of, int32_t threads, size_t *bytes)
     of->threads = threads;
     CHECK_EQUAL(fl_tape_create(&tape), FL_OK);
     forward(of, tape);
+    if (threads > 1) /* what is loaded since is nothing to a tape */
+        CHECK_EQUAL(fl_recurrent_load(of->made.layer, of->gradients), FL_OK);
     backward(of, tape);
+    CHECK_EQUAL(fl_recurrent_load(of->made.layer, of->made.parameters), FL_OK);
     fl_tape_destroy(tape);
     *bytes = y + dx + gradients;
     char *all = malloc(*bytes);

@@ -177,6 +177,79 @@ static void check_placed(const fl_recurrent_config *config)
     test_layer_free(&made);
 }
 
+/* A step back of the same call, dy at `dy_start`, dx where x is. */
+static void run_placed_back(const test_layer *made, const void *x, const int64_t *start,
+                            const void *dy, const int64_t *dy_start, void *dx, void *gradients)
+{
+    const int64_t total = PLACED * PLACED_APART;
+    int64_t length[PLACED];
+    fl_tape *tape;
+    for (int b = 0; b < PLACED; b++)
+        length[b] = PLACED_STEPS;
+    fl_backward call = {.n = PLACED,
+                        .parameters = made->parameters,
+                        .dy_start = dy_start,
+                        .dy = dy,
+                        .dy_total = total,
+                        .gradients = gradients,
+                        .dx_start = start,
+                        .dx = dx,
+                        .dx_total = total,
+                        .n_threads = 2};
+    CHECK_EQUAL(fl_tape_create(&tape), FL_OK);
+    call.tape = tape;
+    fl_forward forward = {.x_rows = {.n = PLACED, .start = start, .length = length},
+                          .x = x,
+                          .x_total = total,
+                          .tape = tape,
+                          .n_threads = 2};
+    CHECK_EQUAL(fl_recurrent_forward(made->layer, &forward), FL_OK);
+    CHECK_EQUAL(fl_recurrent_backward(made->layer, &call), FL_OK);
+    fl_tape_destroy(tape);
+}
+
+/* dy at one distance is read in place, other dy packed: with the same bits, also where dx takes the
+ * place of dy. */
+static void check_placed_back(const fl_recurrent_config *config)
+{
+    const size_t row = PLACED_WIDTH * (config->dtype == FL_FLOAT64 ? 8 : 4);
+    const int64_t values = PLACED * PLACED_APART * PLACED_WIDTH;
+    test_layer made = test_layer_new(config, 7);
+    generator from = {8};
+    int64_t even[PLACED], odd[PLACED];
+    char *x = reals_new(config->dtype, values), *dy = reals_new(config->dtype, values),
+         *moved = reals_new(config->dtype, values), *dx = reals_new(config->dtype, values),
+         *wanted = reals_new(config->dtype, values),
+         *gradients = reals_new(config->dtype, made.n_parameters),
+         *wanted_gradients = reals_new(config->dtype, made.n_parameters);
+    for (int64_t i = 0; i < values; i++) {
+        real_put(config->dtype, x, i, random_real(&from, 1));
+        real_put(config->dtype, dy, i, random_real(&from, 1));
+        real_put(config->dtype, moved, i, 0);
+    }
+    memset(dx, 1, (size_t)values * row / PLACED_WIDTH);
+    memset(wanted, 1, (size_t)values * row / PLACED_WIDTH);
+    for (int b = 0; b < PLACED; b++) {
+        even[b] = 1 + b * PLACED_APART;
+        odd[b] = 1 + (PLACED - 1 - b) * PLACED_APART;
+        memcpy(moved + (size_t)odd[b] * row, dy + (size_t)even[b] * row, PLACED_STEPS * row);
+    }
+    run_placed_back(&made, x, even, moved, odd, wanted, wanted_gradients);
+    run_placed_back(&made, x, even, dy, even, dx, gradients);
+    CHECK(memcmp(dx, wanted, (size_t)values * row / PLACED_WIDTH) == 0);
+    CHECK(memcmp(gradients, wanted_gradients, (size_t)made.n_parameters * row / PLACED_WIDTH) == 0);
+    run_placed_back(&made, x, even, dy, even, dy, gradients);
+    for (int b = 0; b < PLACED; b++)
+        CHECK(memcmp(dy + (size_t)even[b] * row, wanted + (size_t)even[b] * row,
+                     PLACED_STEPS * row) == 0);
+    CHECK(memcmp(gradients, wanted_gradients, (size_t)made.n_parameters * row / PLACED_WIDTH) == 0);
+    guarded_check();
+    void *arrays[] = {x, dy, moved, dx, wanted, gradients, wanted_gradients};
+    for (int i = 0; i < 7; i++)
+        guarded_free(arrays[i]);
+    test_layer_free(&made);
+}
+
 static void test_placed(void)
 {
     for (int32_t dtype = FL_FLOAT32; dtype <= FL_FLOAT64; dtype++)
@@ -189,11 +262,13 @@ static void test_placed(void)
             config.hidden_size = PLACED_WIDTH / (1 + config.bidirectional);
             check_context("rows in place, dtype %d, options %d", dtype, options);
             check_placed(&config);
+            check_placed_back(&config);
             if (!config.bidirectional) {
                 config.hidden_size = 2 * PLACED_WIDTH;
                 config.proj_size = PLACED_WIDTH;
                 check_context("rows in place, projected, dtype %d, options %d", dtype, options);
                 check_placed(&config);
+                check_placed_back(&config);
             }
         }
 }

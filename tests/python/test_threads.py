@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cases
 import numpy as np
@@ -151,6 +152,49 @@ print(codes, same)
 
 def test_fork_after_a_threaded_call_does_not_hang() -> None:
     assert output_of(FORK, timeout=60) == "[0, 0, 0] True"
+
+
+FORK_AFTER_ANOTHER_LIBRARY = """
+import os, signal
+import torch
+import numpy as np
+from fastlstm.layers import LSTM
+torch.set_num_threads(2)
+for _ in range(3):
+    (torch.randn(3000, 3000) + 1).exp().sum()  # leaves the OpenMP that we share a team on this thread
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    layer = LSTM(64, 64)
+    layer.n_threads = 2
+    layer(np.ones((64, 50, 64), np.float32))
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_fork_after_another_library_used_openmp_does_not_hang() -> None:
+    pytest.importorskip("torch")
+    assert output_of(FORK_AFTER_ANOTHER_LIBRARY, timeout=120) == "0"
+
+
+NO_MORE_THREADS = """
+import pathlib, resource
+import numpy as np
+from fastlstm.layers import LSTM
+layer, x = LSTM(64, 64, random_state=0), np.ones((64, 50, 64), np.float32)
+layer.n_threads = 1
+want = layer(x)[0]
+held = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (60 << 20), held + (60 << 20)))
+layer.n_threads = 16
+print(bool((layer(x)[0] == want).all()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_a_system_that_has_no_more_threads_gets_fewer() -> None:
+    assert output_of(NO_MORE_THREADS) == "True"
 
 
 EXIT_WHILE_BUSY = """

@@ -117,6 +117,29 @@ fl_status fl_sum_squares(int32_t dtype, const void *x, int64_t count, double *su
     return FL_OK;
 }
 
+fl_status fl_sum_steps(int32_t dtype, int64_t n, const int64_t *length, int64_t columns,
+                       const void *y, int64_t total, double *sums)
+{
+    fl_status status;
+    const fl_isa *isa = fl_isa_current(&status);
+    if (!isa)
+        return status;
+    if (bad_dtype(dtype) || n < 1 || columns < 1 || total < 1 || !length || !y || !sums)
+        return FL_ERR_ARGUMENT;
+    int64_t left = total;
+    for (int64_t b = 0; b < n; left -= length[b++])
+        if (length[b] < 0 || length[b] > left)
+            return FL_ERR_ARGUMENT;
+    fl_fpenv saved = fl_fpenv_enter();
+    for (int64_t b = 0, row = 0; b < n; row += length[b++], sums += columns)
+        if (dtype == FL_FLOAT64)
+            isa->f64.sum_rows((const double *)y + row * columns, length[b], columns, sums);
+        else
+            isa->f32.sum_rows((const float *)y + row * columns, length[b], columns, sums);
+    fl_fpenv_leave(saved);
+    return FL_OK;
+}
+
 static fl_status check_optimizer(const fl_optimizer_step *step)
 {
     if (!step || bad_dtype(step->dtype) || step->rule < FL_SGD || step->rule > FL_NADAM ||

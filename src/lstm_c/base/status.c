@@ -16,7 +16,7 @@ const char *fl_status_string(fl_status status)
         return "no cell of this name";
     case FL_ERR_UNKNOWN_ISA:
         return "FASTLSTM_ISA names no instruction set of this build "
-               "(portable, avx2 or avx512)";
+               "(portable, avx2, avx512 or amx)";
     case FL_ERR_ISA_UNAVAILABLE:
         return "FASTLSTM_ISA names an instruction set that this machine does not have";
     case FL_ERR_TAPE:

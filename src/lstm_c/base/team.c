@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "base/team.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
@@ -19,8 +20,8 @@ enum { TURNS_BEFORE_YIELD = 4000, MAX_THREADS = 1024 };
 /* So long after a call, OpenMP's threads still wait for the next one. */
 enum { AWAKE_NS = 1000000 };
 
-static atomic_int team_used;       /* a parallel region has run in this process */
-static atomic_int forked_after;    /* this process is a child of one where that was so */
+static atomic_int
+    forked_amid; /* in a child that has the forking thread's team, without its threads */
 static atomic_int default_threads; /* fl_set_num_threads; 0 = automatic */
 static pthread_once_t limits_once = PTHREAD_ONCE_INIT;
 static int environment_threads; /* FASTLSTM_NUM_THREADS, 0 if unset or unusable */
@@ -90,12 +91,6 @@ static int affinity_threads(void)
     return online > 0 ? (int)online : 1;
 }
 
-static void after_fork_in_child(void)
-{
-    if (atomic_load(&team_used))
-        atomic_store(&forked_after, 1);
-}
-
 static void find_limits(void)
 {
     const char *text = getenv("FASTLSTM_NUM_THREADS");
@@ -105,13 +100,64 @@ static void find_limits(void)
     }
     int quota = quota_threads(), affinity = affinity_threads();
     machine_threads = quota < affinity ? quota : affinity;
-    pthread_atfork(NULL, NULL, after_fork_in_child);
 }
+
+#ifdef _OPENMP
+/* Members of the team that this thread had last: OpenMP keeps them for the next one. */
+static _Thread_local int members = 1;
+static _Thread_local int
+    team_remains; /* at a fork: the runtime would not let go of the caller's team */
+
+/* Whoever ran OpenMP on this thread, we or another library, left it a team that waits; its threads
+ * would be missing in a child, which would wait for them for ever. So the team is let go. */
+static void before_fork(void)
+{
+    int (*pause)(int) = NULL;
+    void *found = dlsym(RTLD_DEFAULT, "omp_pause_resource_all"); /* OpenMP 5.0 */
+    memcpy(&pause, &found, sizeof pause);
+    team_remains = omp_in_parallel() || !pause || pause(1 /* omp_pause_soft */) != 0;
+    members = 1;
+}
+
+static void after_fork_in_child(void)
+{
+    if (team_remains)
+        atomic_store(&forked_amid, 1);
+}
+
+static __attribute__((constructor)) void watch_forks(void)
+{
+    pthread_atfork(before_fork, NULL, after_fork_in_child);
+}
+
+static void *probe_member(void *gate)
+{
+    pthread_mutex_lock(gate);
+    pthread_mutex_unlock(gate);
+    return NULL;
+}
+
+/* Of a team of `n_threads`, the members that the system lets us have now: OpenMP ends the process
+ * where it gets fewer than it asks for. */
+static int members_granted(int n_threads)
+{
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t made[MAX_THREADS];
+    int count = 0;
+    pthread_mutex_lock(&gate);
+    while (count < n_threads - 1 && pthread_create(&made[count], NULL, probe_member, &gate) == 0)
+        count++;
+    pthread_mutex_unlock(&gate);
+    for (int i = 0; i < count; i++)
+        pthread_join(made[i], NULL);
+    return count + 1;
+}
+#endif
 
 static int runtime_threads(void)
 {
 #ifdef _OPENMP
-    if (atomic_load(&forked_after) || omp_in_parallel())
+    if (atomic_load(&forked_amid) || omp_in_parallel())
         return 1;
     return omp_get_max_threads();
 #else
@@ -124,7 +170,7 @@ int fl_team_size(int requested)
     pthread_once(&limits_once, find_limits);
     int runtime = runtime_threads();
 #ifdef _OPENMP
-    if (runtime == 1 && (atomic_load(&forked_after) || omp_in_parallel()))
+    if (runtime == 1 && (atomic_load(&forked_amid) || omp_in_parallel()))
         return 1;
 #else
     return 1;
@@ -186,9 +232,11 @@ static __attribute__((noinline)) void run_together(int n_threads, fl_team_functi
 void fl_team_run(int n_threads, int wakes, fl_team_function function, void *argument)
 {
 #ifdef _OPENMP
-    if (n_threads > 1 && !atomic_load(&forked_after)) {
+    if (n_threads > 1 && !atomic_load(&forked_amid)) {
         if (wakes || now_ns() - atomic_load(&last_wish) < AWAKE_NS) {
-            atomic_store(&team_used, 1);
+            if (n_threads > members)
+                n_threads = members_granted(n_threads);
+            members = n_threads;
             fl_fpenv saved = fl_fpenv_current(); /* the runtime's own arithmetic raises flags */
             run_together(n_threads, function, argument);
             fl_fpenv_leave(saved);
@@ -227,13 +275,12 @@ void fl_barrier_wait(fl_barrier *barrier, int n_threads)
 {
     if (n_threads <= 1)
         return;
-    int phase = atomic_load_explicit(&barrier->phase, memory_order_acquire);
+    unsigned phase = atomic_load_explicit(&barrier->phase, memory_order_acquire);
     if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) == n_threads - 1) {
         atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&barrier->phase, phase + 1, memory_order_release);
         return;
     }
-    for (int turns = 0; atomic_load_explicit(&barrier->phase, memory_order_acquire) == phase;
-         turns++)
-        fl_pause(turns);
+    for (int turns = 0; atomic_load_explicit(&barrier->phase, memory_order_acquire) == phase;)
+        fl_pause(turns < TURNS_BEFORE_YIELD ? turns++ : turns);
 }

@@ -7,8 +7,9 @@
  * come one after another or the work is worth it. Inside, members meet at a sense-reversing barrier
  * that spins for a bounded time and then yields, so that a preempted member (containers with a CPU
  * quota) costs a time slice and not forever; they never sleep there, since the system moves two
- * that share a processor apart only while both want to run. Without OpenMP, and in a child forked
- * from a process that had used threads, every team has one member. */
+ * that share a processor apart only while both want to run. A fork lets the team of the forking
+ * thread go, so that parent and child each start a new one. Without OpenMP, and in a child forked
+ * from inside a parallel region, every team has one member. */
 #ifndef FL_BASE_TEAM_H
 #define FL_BASE_TEAM_H
 
@@ -18,7 +19,7 @@
 
 typedef void (*fl_team_function)(void *argument, int thread, int n_threads);
 
-/* Run `function` on up to `n_threads` threads: fewer if the runtime grants fewer, the caller's
+/* Run `function` on up to `n_threads` threads: fewer if the system grants fewer, the caller's
  * alone if the team sleeps and `wakes` is 0. Returns when all have returned. Each thread runs with
  * denormals flushed; the caller's floating-point state is restored. */
 void fl_team_run(int n_threads, int wakes, fl_team_function function, void *argument);
@@ -33,7 +34,7 @@ void fl_pause(int turns);
 
 typedef struct fl_barrier {
     _Alignas(64) atomic_int arrived;
-    _Alignas(64) atomic_int phase;
+    _Alignas(64) atomic_uint phase;
 } fl_barrier;
 
 void fl_barrier_init(fl_barrier *barrier);

@@ -1,15 +1,19 @@
 /* fastlstm: recurrent layers on CPUs. The only public header of the C library.
  *
  * Conventions. Every fallible function returns a status and leaves its outputs untouched on
- * failure. Arrays are C-contiguous in the dtype of the layer (float or double). States are
- * (num_layers * directions, sequences, hidden_size), layer-major, forward direction first.
- * Parameters are one flat array in PyTorch's order and layout: per layer, per direction weight_ih
- * (gates*hidden, input), weight_hh (gates*hidden, hidden), bias_ih, bias_hh (gates*hidden each);
- * gates in the order i, f, g, o.
+ * failure. Arrays are C-contiguous in the dtype of the layer (float or double), at addresses that
+ * are multiples of an element's size. States are (num_layers * directions, sequences, size),
+ * layer-major, forward direction first; the size is hidden_size, that of h proj_size where the
+ * layer projects. A step's output has fl_recurrent_output values a direction. Parameters are one
+ * flat array in PyTorch's order and layout: per layer, per direction weight_ih (gates*hidden,
+ * input), weight_hh (gates*hidden, size of h), bias_ih, bias_hh (gates*hidden each), then what
+ * further arrays the layer has; fl_recurrent_parameter says which and where. Gates in the order i,
+ * f, g, o.
  *
  * Threads. A layer may be used by many threads at once for inference; loading parameters needs
  * exclusive use. Results do not depend on the number of threads. Nothing here prints, exits or
- * aborts; the floating-point state of the caller is restored. */
+ * aborts, unless OpenMP does because the system refuses it a thread that it had just granted; the
+ * floating-point state of the caller is restored. */
 #ifndef FASTLSTM_H
 #define FASTLSTM_H
 
@@ -48,8 +52,8 @@ typedef enum fl_precision {
 
 /* ---- process ---- */
 
-/* Name of the instruction set in use ("portable", "avx2", "avx512"): FASTLSTM_ISA, else the best
- * one available. */
+/* Name of the instruction set in use ("portable", "avx2", "avx512", "amx"): FASTLSTM_ISA, else the
+ * best one available. */
 fl_status fl_isa_name(const char **name);
 /* The instruction sets of the library by index (best first), and whether this machine can run each.
  */
@@ -148,7 +152,7 @@ typedef struct fl_forward {
     const void *decay; /* (rows) weight of each row's step for a cell that takes one (tlstm: g of
                           the elapsed time), or NULL: 1 */
     const int64_t *y_start; /* first row of each sequence in y */
-    void *y; /* (rows, hidden_size * directions) or NULL; rows that belong to no sequence are not
+    void *y; /* (rows, output * directions) or NULL; rows that belong to no sequence are not
                 written */
     int64_t y_total;
     const void *const *states_in; /* n_states pointers, each may be NULL (zeros); or NULL */
@@ -167,7 +171,8 @@ fl_status fl_recurrent_forward(const fl_recurrent *layer, const fl_forward *call
 typedef struct fl_backward {
     fl_tape *tape;          /* of the forward call; used up by this one */
     int64_t n;              /* sequences of the forward call */
-    const void *parameters; /* the flat parameters that were loaded for the forward call */
+    const void *parameters; /* the flat parameters that were loaded for the forward call; others may
+                               have been loaded since */
     const void *dy;         /* rows as y of the forward call, or NULL */
     const int64_t *dy_start;
     int64_t dy_total;
@@ -210,16 +215,17 @@ fl_status fl_tape_read(const fl_recurrent *layer, const fl_tape *tape, const fl_
 
 /* ---- streams ---- */
 
-/* State of `n` independent streams of a unidirectional layer, one time step a call. */
+/* State of `n` independent streams of a unidirectional layer, one time step a call. The layer must
+ * outlive it. */
 typedef struct fl_stream fl_stream;
 fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **stream);
 void fl_stream_destroy(fl_stream *stream);
-/* x (n, input_size) -> y (n, hidden_size) of the top layer, which may be NULL. Allocates nothing,
- * takes no lock. */
+/* x (n, input_size) -> y (n, output) of the top layer, which may be NULL. Allocates nothing, takes
+ * no lock; where it is worth several threads, the first one starts them. */
 fl_status fl_stream_step(fl_stream *stream, const void *x, void *y);
 /* The same with a weight per stream, (n), for a cell that takes one; see fl_forward. */
 fl_status fl_stream_step_decay(fl_stream *stream, const void *x, const void *decay, void *y);
-/* The states, (num_layers, n, hidden_size) each; `which` -1 resets or 0 .. n-1 one stream. */
+/* The states, h first; `which` -1 resets or 0 .. n-1 one stream. */
 fl_status fl_stream_get(const fl_stream *stream, void *const *states);
 fl_status fl_stream_set(fl_stream *stream, const void *const *states);
 fl_status fl_stream_reset(fl_stream *stream, int64_t which);
@@ -339,6 +345,10 @@ typedef struct fl_optimizer_step {
 fl_status fl_optimize(const fl_optimizer_step *step);
 /* Sum of squares in double precision, in one fixed order. */
 fl_status fl_sum_squares(int32_t dtype, const void *x, int64_t count, double *sum);
+/* Sums over the steps of n sequences, whose rows follow each other in y (total, columns): sums (n,
+ * columns) += the rows of each, step after step. */
+fl_status fl_sum_steps(int32_t dtype, int64_t n, const int64_t *length, int64_t columns,
+                       const void *y, int64_t total, double *sums);
 
 #ifdef __cplusplus
 }

@@ -32,8 +32,9 @@ enum { FL_LANES_f64 = FL_LANES };
         FL_LANES_##dtype, FL_TILE_ROWS, gemm_##dtype, cell_table_##dtype,                          \
             (int)(sizeof cell_table_##dtype / sizeof cell_table_##dtype[0]),                       \
             v_sigmoid_array_##dtype, v_tanh_array_##dtype, multiply_##dtype, sum_squares_##dtype,  \
-            add_unit_products_##dtype, zone_##dtype, zone_gradient_##dtype, fl_draw_zones,         \
-            normalize_##dtype, normalize_gradient_##dtype, ctc_##dtype, softmax_##dtype,           \
+            sum_rows_##dtype, add_unit_products_##dtype, zone_##dtype, zone_gradient_##dtype,      \
+            fl_draw_zones, normalize_##dtype, normalize_gradient_##dtype, ctc_##dtype,             \
+            softmax_##dtype,                                                                       \
         {                                                                                          \
             optimizer_sgd_##dtype, optimizer_rmsprop_##dtype, optimizer_adam_##dtype,              \
                 optimizer_adamw_##dtype, optimizer_nadam_##dtype                                   \

@@ -376,6 +376,7 @@ typedef struct FL_T(fl_kernels) {
     /* y[i] *= factor[i] */
     void (*multiply)(real *y, const real *factor, int64_t count);
     double (*sum_squares)(const real *x, int64_t count);
+    void (*sum_rows)(const real *x, int64_t rows, int64_t columns, double *sums);
     void (*add_unit_products)(const FL_T(fl_unit_products) *);
     void (*zone)(const FL_T(fl_zone) *);
     void (*zone_gradient)(const FL_T(fl_zone_gradient) *);

@@ -18,6 +18,14 @@ static double FL_T(sum_squares)(const real *x, int64_t count)
     return total;
 }
 
+/* sums (columns) += each of the rows, one after the other, in double. */
+static void FL_T(sum_rows)(const real *x, int64_t rows, int64_t columns, double *sums)
+{
+    for (int64_t row = 0; row < rows; row++, x += columns)
+        for (int64_t column = 0; column < columns; column++)
+            sums[column] += (double)x[column];
+}
+
 static void FL_T(add_unit_products)(const FL_T(fl_unit_products) * s)
 {
     const real *b = s->b;

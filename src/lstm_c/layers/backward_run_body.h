@@ -30,7 +30,9 @@ typedef struct FL_T(fl_backward_run) {
     fl_tape *tape;
     const FL_T(fl_kernels) * kernels;
     const real *parameters;
-    real *dy_top;          /* packed dy of the top layer, or NULL */
+    const real *dy;        /* of the top layer: the caller's, or packed rows, or NULL */
+    real *dy_packed;       /* memory for those, or NULL */
+    int64_t dy_apart;      /* as x_apart of a tape's layer */
     real *dx[2];           /* packed dx of a layer = dy of the layer below, alternating */
     real *dh, *dstate;     /* (directions, n, plane), (directions, n, made_row) */
     real *dmade;           /* (directions, n, plane) gradient of the h that a prelude made */
@@ -38,6 +40,7 @@ typedef struct FL_T(fl_backward_run) {
                               reaches h beside dy and U: at the final states, past a step that is
                               zoned, at the initial ones */
     real *doutput;         /* with a projection: (directions, rows, output) */
+    fl_packed *packed;     /* (layers * directions): peepholes and gains of the call's parameters */
     real **projection_t;   /* (layers * directions) packed weight_hr^T */
     real **weight_t;       /* (layers * directions * parts) packed U^T */
     real **weight_xt;      /* packed W^T, NULL where dx is not wanted */
@@ -60,9 +63,17 @@ typedef struct FL_T(fl_backward_run) {
     fl_barrier all, group[2];
 } FL_T(fl_backward_run);
 
-static const real *FL_T(dy_of)(const FL_T(fl_backward_run) * run, int64_t level)
+/* Gradient of the output of a level at a step, from sequence `row` on, or NULL; the next one's is
+ * `*to_next` values further. */
+static const real *FL_T(dy_of)(const FL_T(fl_backward_run) * run, int64_t level,
+                               const fl_moment *moment, int64_t row, int64_t *to_next)
 {
-    return level == run->layer->config.num_layers - 1 ? run->dy_top : run->dx[(level + 1) & 1];
+    const fl_recurrent *layer = run->layer;
+    int top = level == layer->config.num_layers - 1;
+    int64_t columns = layer->output * layer->directions, apart = top ? run->dy_apart : 0;
+    const real *dy = top ? run->dy : run->dx[(level + 1) & 1];
+    *to_next = columns * fl_rows_apart(apart);
+    return dy ? dy + fl_row_at(&run->tape->ragged, apart, moment->t, row) * columns : NULL;
 }
 
 static int64_t FL_T(unit_blocks)(int64_t columns, int64_t lanes)

@@ -134,9 +134,8 @@ static void FL_T(output_gradient)(const FL_T(fl_backward_run) * run, int index,
     const fl_part *part = fl_main_part(layer);
     int reverse = index % layer->directions;
     int64_t width = FL_BLOCK_VECTORS * layer->lanes, output = layer->output,
-            recurrent = layer->recurrent, kept_row = layer->recurrent_plane,
-            y_row = output * layer->directions, block_first = 0,
-            block_end = FL_T(unit_blocks)(output, layer->lanes),
+            recurrent = layer->recurrent, kept_row = layer->recurrent_plane, dy_row,
+            block_first = 0, block_end = FL_T(unit_blocks)(output, layer->lanes),
             recurring = FL_T(unit_blocks)(recurrent, layer->lanes);
     if (share->splits_units)
         fl_split(block_end, share->rank, share->group_size, &block_first, &block_end);
@@ -144,12 +143,12 @@ static void FL_T(output_gradient)(const FL_T(fl_backward_run) * run, int index,
             end = share->row_end < moment->rows ? share->row_end : moment->rows,
             continuing = moment->with_next < end ? moment->with_next : end,
             column_end = block_end * width < output ? block_end * width : output;
-    const real *dy = FL_T(dy_of)(run, index / layer->directions);
+    const real *dy = FL_T(dy_of)(run, index / layer->directions, moment, 0, &dy_row);
     real *kept = run->dh_projected + reverse * run->tape->ragged.n * kept_row;
     real *to = run->doutput + (reverse * run->tape->ragged.rows + moment->row0) * output;
     for (int64_t row = first; row < end; row++)
         for (int64_t j = block_first * width; j < column_end; j++) {
-            real sum = dy ? dy[(moment->row0 + row) * y_row + reverse * output + j] : 0;
+            real sum = dy ? dy[row * dy_row + reverse * output + j] : 0;
             if (j < recurrent) {
                 sum += kept[row * kept_row + j];
                 kept[row * kept_row + j] = 0;
@@ -233,7 +232,7 @@ static void FL_T(backward_normalized)(const FL_T(fl_backward_run) * run, int ind
     at = FL_T(normed_rows)(layer, &run->tape->directions[index].normed, row);
     FL_T(fl_norm_sums)
     sums = FL_T(norm_sums)(layer, run->norm_sums + place * FL_T(norm_sums_row)(layer));
-    FL_T(normalized_backstep)(layer, &layer->packed[index], p, &at, &sums,
+    FL_T(normalized_backstep)(layer, &run->packed[index], p, &at, &sums,
                               run->normed_scratch + place * 2 * layer->plane, s);
 }
 
@@ -301,7 +300,6 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
             reverse = index % layer->directions;
     int64_t end = share->row_end < moment->rows ? share->row_end : moment->rows;
     int deferred = FL_T(defers)(run, p);
-    const real *dy = cell->is_prelude || fl_projects(layer) ? NULL : FL_T(dy_of)(run, level);
     const real *y = (const real *)run->tape->layers[level].y + reverse * layer->output;
     FL_T(fl_backstep)
     s = {.units = hidden,
@@ -309,9 +307,8 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
          .block_end = block_end,
          .descending = step & 1,
          .weight_t = run->weight_t[index * layer->n_parts + p],
-         .peephole = layer->config.truncated ? NULL : layer->packed[index].part[p].peephole,
+         .peephole = layer->config.truncated ? NULL : run->packed[index].part[p].peephole,
          .dgates_next_row = layer->gate_row,
-         .dy_row = y_row,
          .dh_row = layer->plane,
          .dmade_row = layer->plane,
          .dstate_row = layer->made_row,
@@ -331,7 +328,11 @@ static void FL_T(backward_step)(const FL_T(fl_backward_run) * run, int index, in
         s.depth = continues && deferred ? fl_slot_depth(layer, part, part->of_h) : 0;
         s.dgates_next = (const real *)tape->gates +
                         (continues ? moment->next0 + row : 0) * layer->gate_row + part->gate_first;
-        s.dy = dy ? dy + (moment->row0 + row) * y_row + reverse * layer->output : NULL;
+        s.dy = cell->is_prelude || fl_projects(layer)
+                   ? NULL
+                   : FL_T(dy_of)(run, level, moment, row, &s.dy_row);
+        if (s.dy)
+            s.dy += reverse * layer->output;
         s.dh = run->dh + (reverse * n + row) * layer->plane;
         s.dstate = run->dstate + (reverse * n + row) * layer->made_row;
         s.state_prev = started ? (const real *)tape->state0[0] + row * state_row

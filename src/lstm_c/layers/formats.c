@@ -40,7 +40,7 @@ float fl_int8_scale(const float *row, int64_t count)
 {
     float largest = 0;
     for (int64_t i = 0; i < count; i++)
-        largest = fabsf(row[i]) > largest ? fabsf(row[i]) : largest;
+        largest = fabsf(row[i]) > largest || row[i] != row[i] ? fabsf(row[i]) : largest;
     return largest / 127;
 }
 
@@ -56,7 +56,7 @@ static uint16_t bfloat16_of(float value)
 
 static int8_t int8_of(float value, float scale)
 {
-    return scale > 0 ? (int8_t)lrintf(value / scale) : 0;
+    return scale > 0 && scale < INFINITY ? (int8_t)lrintf(value / scale) : 0;
 }
 
 float fl_round_weight(const fl_recurrent *layer, float weight, float int8_scale)

@@ -168,6 +168,20 @@ static void FL_T(pack_norms)(const fl_recurrent *layer, const FL_T(fl_arrays) * 
     of_c->share = 1.0 / (double)layer->config.hidden_size;
 }
 
+/* Peepholes and gains. */
+static void FL_T(pack_pointwise)(const fl_recurrent *layer, const FL_T(fl_arrays) * arrays,
+                                 fl_packed *packed)
+{
+    int64_t hidden = layer->config.hidden_size;
+    for (int p = 0; p < layer->n_parts; p++)
+        for (int i = 0; i < layer->part[p].cell.n_peepholes; i++)
+            for (int64_t unit = 0; unit < layer->plane; unit++)
+                ((real *)packed->part[p].peephole)[i * layer->plane + unit] =
+                    unit < hidden ? arrays->peephole[i * hidden + unit] : 0;
+    if (layer->config.layer_norm)
+        FL_T(pack_norms)(layer, arrays, packed);
+}
+
 static void FL_T(copy_row)(real *to, const real *from, int64_t count)
 {
     memcpy(to, from, sizeof(real) * (size_t)count);

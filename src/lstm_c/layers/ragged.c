@@ -56,3 +56,14 @@ void fl_ragged_fill(fl_ragged *ragged, const fl_sequences *sequences)
     for (int64_t t = 0; t < steps; t++)
         ragged->offset[t + 1] = ragged->offset[t] + ragged->batch[t];
 }
+
+int64_t fl_ragged_apart(const fl_ragged *ragged, const int64_t *start)
+{
+    int64_t n = ragged->n, apart = n > 1 ? start[1] - start[0] : 1;
+    if (ragged->rows % n || ragged->rows / n != ragged->steps)
+        return 0;
+    for (int64_t b = 0; b < n; b++)
+        if (start[b] != start[0] + b * apart)
+            return 0;
+    return apart > 0 ? apart : 0;
+}

@@ -25,5 +25,8 @@ fl_status fl_ragged_check_rows(const fl_sequences *sequences, const int64_t *sta
 void fl_ragged_layout(fl_ragged *ragged, fl_arena *arena);
 /* Fill the arrays (counting sort: O(n + steps)). */
 void fl_ragged_fill(fl_ragged *ragged, const fl_sequences *sequences);
+/* Rows from one sequence to the next in an array where `start` says their first ones, if all are as
+ * long and as far apart; else 0. */
+int64_t fl_ragged_apart(const fl_ragged *ragged, const int64_t *start);
 
 #endif

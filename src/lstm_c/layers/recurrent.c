@@ -220,6 +220,21 @@ static void place_norm(const fl_recurrent *layer, int which, fl_packed_norm *nor
                                           : part->gate_stride;
 }
 
+void fl_pointwise_layout(const fl_recurrent *layer, fl_packed *packed, fl_arena *arena)
+{
+    for (int p = 0; p < layer->n_parts; p++)
+        packed->part[p].peephole =
+            fl_arena_take(arena, layer->part[p].cell.n_peepholes * layer->plane, layer->real_size);
+    for (int which = 0; layer->config.layer_norm && which < FL_NORMS; which++) {
+        fl_packed_norm *norm = &packed->norm[which];
+        place_norm(layer, which, norm);
+        norm->counts = fl_arena_take(arena, norm->width, layer->real_size);
+        norm->gain = fl_arena_take(arena, norm->width, layer->real_size);
+    }
+    if (layer->config.layer_norm)
+        packed->norm_bias = fl_arena_take(arena, layer->plane, layer->real_size);
+}
+
 static void packed_layout(fl_recurrent *layer, fl_arena *arena)
 {
     for (int index = 0; index < layer->n_packed; index++) {
@@ -237,18 +252,9 @@ static void packed_layout(fl_recurrent *layer, fl_arena *arena)
             to->weight_g = fl_arena_take(
                 arena, part->cell.gate_states * layer->plane * part->gate_stride, layer->real_size);
             to->bias = bias ? bias + (size_t)part->gate_first * layer->real_size : NULL;
-            to->peephole =
-                fl_arena_take(arena, part->cell.n_peepholes * layer->plane, layer->real_size);
         }
         fl_formats_layout(layer, packed, arena);
-        for (int which = 0; layer->config.layer_norm && which < FL_NORMS; which++) {
-            fl_packed_norm *norm = &packed->norm[which];
-            place_norm(layer, which, norm);
-            norm->counts = fl_arena_take(arena, norm->width, layer->real_size);
-            norm->gain = fl_arena_take(arena, norm->width, layer->real_size);
-        }
-        if (layer->config.layer_norm)
-            packed->norm_bias = fl_arena_take(arena, layer->plane, layer->real_size);
+        fl_pointwise_layout(layer, packed, arena);
         if (fl_projects(layer)) {
             int64_t width = FL_BLOCK_VECTORS * layer->lanes,
                     columns = (layer->output + width - 1) / width * width;
@@ -337,7 +343,9 @@ fl_status fl_recurrent_create(const fl_recurrent_config *config, fl_recurrent **
         return FL_ERR_NOMEM;
     layer->config = *config;
     layer->id = atomic_fetch_add(&next_id, 1) + 1;
+    fl_fpenv saved = fl_fpenv_enter(); /* logarithms raise flags */
     status = fill_layer(layer);
+    fl_fpenv_leave(saved);
     if (status == FL_OK)
         *out = layer;
     else
@@ -495,6 +503,8 @@ fl_status fl_tape_read(const fl_recurrent *layer, const fl_tape *tape, const fl_
         return FL_ERR_ARGUMENT;
     if (tape->layer_id != layer->id)
         return FL_ERR_TAPE;
+    if (record->kind != FL_RECORD_GATE && record->kind != FL_RECORD_STATE)
+        return FL_ERR_ARGUMENT;
     int count =
         record->kind == FL_RECORD_STATE ? (int)layer->states : (int)strlen(layer->slot_names);
     if (record->place < 0 || record->place >= layer->n_packed || record->index < 0 ||

@@ -184,6 +184,10 @@ FL_INLINE int fl_projects(const fl_recurrent *layer)
     return layer->config.proj_size > 0;
 }
 
+/* Memory of the weights that derivatives take as well, peepholes and gains: a backward call has
+ * them from its own parameters, whatever was loaded since. */
+void fl_pointwise_layout(const fl_recurrent *layer, fl_packed *packed, fl_arena *arena);
+
 /* ---- products with weights in other formats (formats.c) ---- */
 
 /* Scale of a row of weights in int8: its largest magnitude is 127. */

@@ -194,6 +194,8 @@ static void FL_T(pack_backward_weights)(const FL_T(fl_backward_run) * run, int t
         if (run->on_tiles)
             fl_pack_tiles(layer, run->weight_t[k], first, end,
                           fl_slot_depth(layer, part, part->of_h), width, run->tiles_t[k]);
+        if (k % layer->n_parts == 0 && thread == index % n_threads)
+            FL_T(pack_pointwise)(layer, &arrays, &run->packed[index]);
         if (fl_projects(layer) && thread == index % n_threads)
             FL_T(pack_plain)(arrays.weight_hr, layer->output, hidden, hidden, 1,
                              FL_BLOCK_VECTORS * layer->lanes, run->projection_t[index]);
@@ -246,9 +248,9 @@ static void FL_T(backward_thread)(void *argument, int thread, int n_threads)
     int64_t first, end, columns = layer->output * layer->directions;
     fl_split(ragged->steps, thread, n_threads, &first, &end);
     FL_T(pack_backward_weights)(run, thread, n_threads);
-    if (run->dy_top)
+    if (run->dy_packed)
         FL_T(gather_rows)(ragged, run->call->dy, run->call->dy_start, columns, first, end,
-                          run->dy_top);
+                          run->dy_packed);
     for (int64_t level = layer->config.num_layers; level-- > 0;) {
         if (thread == 0)
             FL_T(begin_level)(run, level);
@@ -278,7 +280,12 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
     run->on_tiles = fl_call_format(layer, ragged->n) == FL_WEIGHTS_TILES;
     int64_t columns = FL_T(input_places)(run, widest).depth;
     run->chunk = FL_GRADIENT_ROWS < ragged->rows ? FL_GRADIENT_ROWS : ragged->rows;
-    run->dy_top = run->call->dy ? fl_arena_take(arena, ragged->rows * upper, sizeof(real)) : NULL;
+    run->dy_apart = run->call->dy ? fl_ragged_apart(ragged, run->call->dy_start) : 0;
+    run->dy_packed = run->call->dy && !run->dy_apart
+                         ? fl_arena_take(arena, ragged->rows * upper, sizeof(real))
+                         : NULL;
+    run->dy = run->dy_apart ? (const real *)run->call->dy + run->call->dy_start[0] * upper
+                            : run->dy_packed;
     run->dx[0] =
         run->call->dx || L > 2
             ? fl_arena_take(arena, ragged->rows * (L > 2 ? widest : layer->config.input_size),
@@ -298,6 +305,13 @@ static void FL_T(backward_layout)(FL_T(fl_backward_run) * run, fl_arena *arena)
         run->norm_sums =
             fl_arena_take(arena, D * ragged->n * FL_T(norm_sums_row)(layer), sizeof(real));
         run->normed_scratch = fl_arena_take(arena, D * ragged->n * 2 * layer->plane, sizeof(real));
+    }
+    run->packed = fl_arena_take(arena, layer->n_packed, sizeof *run->packed);
+    for (int index = 0; index < layer->n_packed; index++) {
+        fl_packed packed = layer->packed[index];
+        fl_pointwise_layout(layer, &packed, arena);
+        if (arena->memory)
+            run->packed[index] = packed;
     }
     if (fl_projects(layer)) {
         run->dh_projected =

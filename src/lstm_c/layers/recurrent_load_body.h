@@ -18,10 +18,6 @@ static void FL_T(pack_part)(const fl_recurrent *layer, int index, int p, FL_T(fl
     FL_T(pack_panels)(layer, part, arrays.weight_gg, part->cell.g_gate, part->of_h,
                       part->cell.gate_states, hidden, layer->plane, to->weight_g);
     FL_T(pack_bias)(layer, part, arrays.bias_ih, arrays.bias_hh, to->bias);
-    for (int i = 0; i < part->cell.n_peepholes; i++)
-        for (int64_t unit = 0; unit < layer->plane; unit++)
-            ((real *)to->peephole)[i * layer->plane + unit] =
-                unit < hidden ? arrays.peephole[i * hidden + unit] : 0;
 }
 
 void FL_T(fl_recurrent_pack)(fl_recurrent *layer, const void *parameters)
@@ -31,8 +27,7 @@ void FL_T(fl_recurrent_pack)(fl_recurrent *layer, const void *parameters)
         int64_t hidden = layer->config.hidden_size;
         for (int p = 0; p < layer->n_parts; p++)
             FL_T(pack_part)(layer, index, p, arrays);
-        if (layer->config.layer_norm)
-            FL_T(pack_norms)(layer, &arrays, &layer->packed[index]);
+        FL_T(pack_pointwise)(layer, &arrays, &layer->packed[index]);
         if (fl_projects(layer))
             FL_T(pack_plain)(arrays.weight_hr, hidden, 1, layer->output, hidden,
                              FL_BLOCK_VECTORS * layer->lanes, layer->packed[index].projection);

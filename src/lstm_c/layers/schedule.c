@@ -55,8 +55,8 @@ static int threads_by_units(const fl_recurrent *layer, const fl_ragged *ragged)
 {
     double a_step = (double)layer->gate_row / (double)layer->lanes *
                     (double)layer->config.hidden_size * (double)ragged->n;
-    int useful = (int)(a_step / STEP_SHARE), blocks = (int)fl_main_part(layer)->blocks;
-    return useful < 1 ? 1 : useful > blocks ? blocks : useful;
+    double useful = a_step / STEP_SHARE, blocks = (double)fl_main_part(layer)->blocks;
+    return useful < 1 ? 1 : (int)(useful > blocks ? blocks : useful);
 }
 
 int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)

@@ -5,6 +5,7 @@
  * those of the whole sequence. Cost at n = 1: reading the weights once, 4 * gate_columns * (input +
  * hidden) bytes in float32. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/fpenv.h"
 #include "layers/recurrent.h"
@@ -87,9 +88,10 @@ fl_status fl_stream_create(const fl_recurrent *layer, int64_t n, fl_stream **out
     if (__builtin_mul_overflow(n, 64 * (layer->wide + layer->output) * layer->config.num_layers,
                                &total))
         return FL_ERR_OVERFLOW;
-    fl_stream *stream = calloc(1, sizeof *stream);
-    if (!stream)
+    void *memory = NULL; /* aligned as the barrier in it is */
+    if (posix_memalign(&memory, _Alignof(fl_stream), sizeof(fl_stream)) != 0)
         return FL_ERR_NOMEM;
+    fl_stream *stream = memset(memory, 0, sizeof *stream);
     stream->layer = layer;
     stream->n = n;
     fl_barrier_init(&stream->barrier);

@@ -1,6 +1,7 @@
 /* Tapes: what a call lays out in memory, in training kept for the backward pass. */
 #include <stdlib.h>
 
+#include "base/fpenv.h"
 #include "layers/recurrent.h"
 
 fl_status fl_rows_fit(const fl_recurrent *layer, int64_t rows)
@@ -31,18 +32,6 @@ fl_normed fl_take_normed(const fl_recurrent *layer, int64_t rows, int keeps_x, f
     return made;
 }
 
-/* Rows from one of `n` sequences of `steps` steps to the next, where that is the same everywhere;
- * else 0. */
-static int64_t rows_apart(const fl_sequences *sequences, const int64_t *start, int64_t n,
-                          int64_t steps)
-{
-    int64_t apart = n > 1 ? start[1] - start[0] : 1;
-    for (int64_t b = 0; b < n; b++)
-        if (sequences->length[b] != steps || start[b] != start[0] + b * apart)
-            return 0;
-    return apart > 0 ? apart : 0;
-}
-
 /* Whether x and y share memory; their rows may be more than an address space holds. */
 static int rows_overlap(const fl_recurrent *layer, const fl_forward *call)
 {
@@ -62,14 +51,11 @@ static int64_t x_rows_apart(const fl_recurrent *layer, const fl_forward *call,
                             const fl_ragged *ragged)
 {
     int few = ragged->n > 1 && ragged->n < FEWEST_ROWS_IN_PLACE;
-    return few || rows_overlap(layer, call)
-               ? 0
-               : rows_apart(&call->x_rows, call->x_rows.start, ragged->n, ragged->steps);
+    return few || rows_overlap(layer, call) ? 0 : fl_ragged_apart(ragged, call->x_rows.start);
 }
 static int64_t y_rows_apart(const fl_forward *call, const fl_ragged *ragged)
 {
-    int64_t apart =
-        call->y ? rows_apart(&call->x_rows, call->y_start, ragged->n, ragged->steps) : 0;
+    int64_t apart = call->y ? fl_ragged_apart(ragged, call->y_start) : 0;
     return ragged->n == 1 || apart >= ragged->steps ? apart : 0;
 }
 
@@ -215,7 +201,9 @@ fl_status fl_recurrent_tape_bytes(const fl_recurrent *layer, int64_t n, int64_t 
     fl_tape tape = {.ragged = {.n = n, .steps = steps, .rows = rows}, .training = 1, .drops = 1};
     fl_forward call = {.decay = decays ? &decays : NULL};
     fl_arena measure = {0};
+    fl_fpenv saved = fl_fpenv_enter();
     fl_plan plan = fl_plan_forward(layer, &tape.ragged, fl_team_size(n_threads));
+    fl_fpenv_leave(saved);
     tape_layout(&tape, layer, &call, &plan, rows_of_chunk(layer, &tape.ragged), &measure);
     *bytes = (int64_t)measure.used;
     return measure.overflow ? FL_ERR_OVERFLOW : FL_OK;

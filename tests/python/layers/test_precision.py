@@ -223,3 +223,11 @@ def test_config_round_trip() -> None:
     layer = LSTM(3, 4, precision="high", batch_invariant=True)
     config = LSTM.from_config(layer.get_config()).get_config()
     assert (config["precision"], config["batch_invariant"]) == ("high", True)
+
+
+def test_weights_that_are_not_finite_show_with_int8() -> None:
+    layer = LSTM(5, 9, precision="int8", random_state=0)
+    for wrong in (np.nan, np.inf):
+        weights = {**layer.parameters, "weight_ih_l0": np.full((36, 5), wrong, np.float32)}
+        layer.load_parameters(weights)
+        assert not np.isfinite(layer(np.ones((2, 3, 5), np.float32))[0]).any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -119,3 +120,22 @@ def test_estimators_train_with_them_and_predict_without(options: dict[str, float
         plain = estimator(8, max_iter=5, random_state=0).fit(x, y)
         np.testing.assert_array_equal(noisy.predict(x), noisy.predict(x))
         assert noisy.loss_curve_ != plain.loss_curve_
+
+
+@pytest.mark.parametrize("options", [{}, {"cell": "peephole"}, {"layer_norm": True}], ids=str)
+def test_a_noisy_call_keeps_its_weights_until_its_backward_call(options: dict) -> None:
+    """Peepholes and gains, which derivatives take, are those of the call, whatever ran since."""
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((4, 6, 3)), rng.standard_normal((4, 6, 9))
+    layer = LSTM(3, 9, weight_noise=0.3, dtype="float64", random_state=0, **options)
+
+    def gradients(between: Callable[[], object]) -> dict[str, np.ndarray]:
+        _, _, tape = layer.forward(x, rng_key=7)
+        between()
+        dx, _, grads = layer.backward(tape, dy)
+        return {"x": dx, **{name: grad.copy() for name, grad in grads.items()}}
+
+    want = gradients(lambda: None)
+    for between in (lambda: layer(x), lambda: layer.forward(x, rng_key=8)):
+        for name, gradient in gradients(between).items():
+            np.testing.assert_array_equal(gradient, want[name], err_msg=name)
