@@ -125,10 +125,10 @@ def _targets(
 
 
 def describe_targets(isa: str) -> str:
-    """Which column of the table of targets holds for the instruction set in use."""
-    column = "AMX" if isa == "amx" else "AVX-512 without AMX"
-    borrowed = "" if isa in ("amx", "avx512") else f", for want of one for {isa}"
-    return f"targets: those of the column {column!r}{borrowed}"
+    """Which of the ratios that a case is to reach hold for the instruction set in use."""
+    meant_for = "AMX" if isa == "amx" else "AVX-512 without AMX"
+    borrowed = "" if isa in ("amx", "avx512") else f": there are none for {isa}"
+    return f"targets: the ratios set for {meant_for}{borrowed}"
 
 
 def missed_targets(summaries: Sequence[dict[str, Any]]) -> list[str]:

@@ -7,9 +7,21 @@ public name are imported on first use.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastlstm._version import __version__
+
+if TYPE_CHECKING:  # what __getattr__ gives, for those who read types
+    from fastlstm.config import get_num_threads as get_num_threads
+    from fastlstm.config import set_num_threads as set_num_threads
+    from fastlstm.config import show_config as show_config
+    from fastlstm.estimators import LSTMClassifier as LSTMClassifier
+    from fastlstm.estimators import LSTMRegressor as LSTMRegressor
+    from fastlstm.model import Model as Model
+    from fastlstm.model import load as load
+    from fastlstm.sequences import Sequences as Sequences
+    from fastlstm.sequences import as_sequences as as_sequences
+    from fastlstm.serialization import ModelFormatError as ModelFormatError
 
 _EXPORTS = {
     "LSTMClassifier": "fastlstm.estimators",
@@ -31,6 +43,7 @@ _SUBMODULES = frozenset(
         "diagnostics",
         "decoding",
         "estimators",
+        "interop",
         "layers",
         "losses",
         "network",

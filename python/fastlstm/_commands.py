@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fastlstm.cli import HYPERPARAMETERS
+from fastlstm.cli import HYPERPARAMETERS, UsageError
 from fastlstm.datasets import SequenceData, load_japanese_vowels, load_sequences
 from fastlstm.model import Model, Normalization, load
 from fastlstm.sequences import Sequences, as_sequences, as_times
@@ -111,11 +113,14 @@ def _demo_picture(path: Path, estimator: Any, model: Model, data: Any, say: Any)
 def train(arguments: argparse.Namespace) -> Facts:
     """Read data, hold a part out, fit, score, save."""
     say = _printer(arguments)
+    _check_place(arguments.out)
+    if arguments.plot:
+        _check_plot(arguments)
     options = {name: getattr(arguments, name) for name in ("target", "id", "time", "delta_t")}
     observe = arguments.missing == "observe"
     data = load_sequences(arguments.data, features=arguments.features, allow_missing=observe, **options)
     if data.y is None:
-        raise ValueError(f"{arguments.data}: there is nothing to predict; name the column with --target")
+        raise UsageError(f"{arguments.data}: there is nothing to predict; name the column with --target")
     estimator, task = _estimator(arguments, data.y)
     part = _part(data, task, observe)
     if arguments.test is None:
@@ -139,6 +144,25 @@ def train(arguments: argparse.Namespace) -> Facts:
     return facts
 
 
+def _check_place(path: str) -> None:
+    """Raise OSError, before any training, where no file can be written."""
+    folder = Path(path).resolve().parent
+    wrong = errno.EISDIR if Path(path).is_dir() else 0 if folder.is_dir() else errno.ENOENT
+    if not wrong and not os.access(folder, os.W_OK):
+        wrong = errno.EACCES
+    if wrong:
+        raise OSError(wrong, os.strerror(wrong), path)
+
+
+def _check_plot(arguments: argparse.Namespace) -> None:
+    """The same of what --plot needs beside a place for its file."""
+    _check_place(arguments.plot)
+    if arguments.test is None and arguments.hold_out == 0:
+        raise UsageError("--plot needs held-out sequences: --hold-out above 0, or --test")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("--plot needs matplotlib: pip install 'fastlstm[plot]'")
+
+
 def _part(data: SequenceData, task: str, observe: bool) -> Part:
     X, delta_t = _sequences(data, observe)
     return Part(X, _targets(data.y, task), delta_t)
@@ -153,6 +177,7 @@ def _sequences(data: SequenceData, observe: bool) -> tuple[Sequences, Sequences 
 def _estimator(arguments: argparse.Namespace, y: NDArray[Any]) -> tuple[Any, str]:
     """The unfitted estimator with the given hyper-parameters, and the task."""
     from fastlstm.estimators import LSTMClassifier, LSTMRegressor
+    from fastlstm.estimators._params import check_parameters
 
     task = arguments.task
     if task == "auto":
@@ -161,8 +186,13 @@ def _estimator(arguments: argparse.Namespace, y: NDArray[Any]) -> tuple[Any, str
     given = {name: getattr(arguments, name) for name, _, _ in (*HYPERPARAMETERS, ("missing", str, ""))}
     given = {name: value for name, value in given.items() if value is not None}
     for name in sorted(given.keys() - kind().get_params().keys()):
-        raise ValueError(f"--{name.replace('_', '-')} is no option of {kind.__name__} (--task {task})")
-    return kind(**given, verbose=_verbosity(arguments)), task
+        raise UsageError(f"--{name.replace('_', '-')} is no option of {kind.__name__} (--task {task})")
+    estimator = kind(**given, verbose=_verbosity(arguments))
+    try:
+        check_parameters(kind.__name__, estimator.get_params(deep=False), kind._rules)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return estimator, task
 
 
 def _targets(y: NDArray[Any] | None, task: str) -> NDArray[Any]:
@@ -197,10 +227,6 @@ def _split(
 
 
 def _train_picture(path: str, estimator: Any, model: Model, test: Part) -> str:
-    if not len(test.X):
-        raise ValueError("--plot needs held-out sequences: --hold-out above 0, or --test")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install 'fastlstm[plot]'")
     from fastlstm.plotting import save_report
 
     save_report(path, estimator, test.y, model.predict(test.X, delta_t=test.delta_t))

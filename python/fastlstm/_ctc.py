@@ -48,7 +48,12 @@ def _check_targets(
     targets: ArrayLike, target_lengths: ArrayLike, n: int, classes: int, blank: int
 ) -> tuple[IntArray, IntArray, IntArray]:
     """The labels as one flat array, the start and the length of each target in it."""
-    labels = np.asarray(targets)
+    try:
+        labels = np.asarray(targets)
+    except ValueError:
+        raise ValueError(
+            "targets of different lengths are given one after another in a 1-D array, or padded in a 2-D array"
+        ) from None
     if labels.size and labels.dtype.kind not in "iu":
         raise ValueError(f"targets must hold whole numbers, got dtype {labels.dtype}")
     if labels.ndim == 2 and len(labels) == n:

@@ -18,9 +18,13 @@ from typing import Any
 
 from fastlstm._version import __version__
 
-__all__ = ["main"]
+__all__ = ["UsageError", "main"]
 
 _EXPECTED = (ValueError, TypeError, OSError, ImportError, MemoryError, OverflowError)
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be: exit code 2."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,15 +79,17 @@ def _guarded(command: Any, arguments: Any) -> int:
         return 1
     except KeyboardInterrupt:
         return _fail("interrupted")
+    except UsageError as error:
+        return _fail(_one_line(error), code=2)
     except _EXPECTED as error:
         return _fail(_one_line(error))
     except Exception as error:
         return _fail(f"unexpected {type(error).__name__}: {_one_line(error)}")
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 1) -> int:
     print(f"fastlstm: {message}", file=sys.stderr)
-    return 1
+    return code
 
 
 def _one_line(error: BaseException) -> str:
@@ -248,6 +254,7 @@ HYPERPARAMETERS: tuple[tuple[str, Any, str], ...] = (
     ("loss", str, "loss of a regression"),
     ("class_weight", str, "balanced: weigh the classes equally"),
     ("precision", str, "float32, float64, high or bfloat16"),
+    ("batch_invariant", bool, "the same bits in any batch and stream with AMX, too"),
     ("n_jobs", int, "number of threads"),
     ("checkpoint_dir", str, "folder for checkpoints; training resumes from one found there"),
     ("random_state", int, "seed"),

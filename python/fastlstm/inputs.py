@@ -142,6 +142,14 @@ def read(
     return seqs, times
 
 
+def hint_of_one(X: Any, n_features: int) -> str:
+    """A sentence for whoever gave one sequence (time, features) where several were expected; else nothing."""
+    shape: tuple[int, ...] = getattr(X, "shape", ())
+    if len(shape) != 2 or shape[1] != n_features:
+        return ""
+    return " A 2-D array holds one univariate sequence a row; one sequence of shape (time, features) is given as [X]."
+
+
 class Preparation:
     """What stands between the data and a network.
 

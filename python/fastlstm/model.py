@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastlstm._metadata import decode_json
 from fastlstm._version import __version__
 from fastlstm.decision import Decision
-from fastlstm.inputs import Normalization, Preparation
+from fastlstm.inputs import Normalization, Preparation, hint_of_one
 from fastlstm.missing import MissingValues
 from fastlstm.network import SequenceNetwork
 from fastlstm.serialization import (
@@ -29,7 +29,7 @@ from fastlstm.serialization import (
     read_safetensors,
     save_model,
 )
-from fastlstm.streaming import Stream, check_step_times
+from fastlstm.streaming import Stream, check_step_times, refuse_nonfinite
 
 __all__ = ["Model", "Normalization", "load", "save_model"]
 
@@ -56,18 +56,19 @@ class PreparedStream(Stream):
 
     def raw_step(self, x_t: Any, delta_t: Any = None) -> NDArray[Any]:
         """As `Stream.raw_step`, for a time step in the units of the training data."""
-        x_t = np.asarray(x_t)
-        if x_t.shape != self._exact.shape or x_t.dtype.kind not in "fiub":
-            raise ValueError(
-                f"x_t must be numbers of shape {self._exact.shape}, got {x_t.dtype} of shape {x_t.shape}"
-            )
+        x_t, shape = np.asarray(x_t), self._exact.shape
+        alone = self.n_streams == 1 and x_t.shape == shape[1:]
+        if not (alone or x_t.shape == shape) or x_t.dtype.kind not in "fiub":
+            raise ValueError(f"x_t must be numbers of shape {shape}, got {x_t.dtype} of shape {x_t.shape}")
+        refuse_nonfinite(x_t.reshape(shape), allow_nan=self._missing is not None)
         times = None if delta_t is None else check_step_times(delta_t, self.n_streams)
         self._exact[...] = x_t
         inputs = self._exact if self._missing is None else self._missing.step(self._exact, times)
         if self._normalization is not None:
             np.subtract(inputs, self._normalization.mean, out=inputs)
             np.divide(inputs, self._normalization.scale, out=inputs)
-        np.copyto(self._rounded, inputs, casting="same_kind")
+        with np.errstate(over="ignore"):
+            np.copyto(self._rounded, inputs, casting="same_kind")
         unused = self._missing is not None and not self.network.takes_time
         return super().raw_step(self._rounded, None if unused else times)
 
@@ -134,7 +135,9 @@ class Model:
             raise AttributeError("a regressor has no classes_")
         return self.decision.classes
 
-    def predict(self, X: Any, lengths: ArrayLike | None = None, *, delta_t: Any = None) -> NDArray[Any]:
+    def predict(
+        self, X: Any, lengths: ArrayLike | None = None, *, delta_t: Any = None, return_std: bool = False
+    ) -> Any:
         """Labels or values, as the estimator's `predict`.
 
         Parameters
@@ -146,18 +149,22 @@ class Model:
         delta_t : sequences of times, optional
             Time since the step before, one number per step: array (n, T) or list of (T_i,) arrays. None: no
             time passes (with missing values: steps are counted).
+        return_std : bool, default False
+            Whether to return standard deviations too, of a regressor trained with ``loss="gaussian_nll"``.
 
         Returns
         -------
-        ndarray of shape (n,) or (n, n_targets)
+        ndarray of shape (n,) or (n, n_targets), or two of them
 
         Raises
         ------
         ValueError
             If X has another number of features, is not finite, or is empty; if `delta_t` does not fit X, or the
-            model does not use it.
+            model does not use it; for `return_std` of a model that predicts no deviations.
         """
-        return self.decision.predict(self.raw_outputs(X, lengths, delta_t=delta_t))
+        raw = self.raw_outputs(X, lengths, delta_t=delta_t)
+        values = self.decision.predict(raw)
+        return (values, self.decision.predict_std(raw)) if return_std else values
 
     @property
     def predict_proba(self) -> Callable[..., NDArray[np.float64]]:
@@ -176,7 +183,8 @@ class Model:
         sequences, times = self._preparation.read(X, lengths, delta_t)
         if sequences.n_features != self.n_features_in_:
             raise ValueError(
-                f"X has {sequences.n_features} features, but the model was trained with {self.n_features_in_}"
+                f"X has {sequences.n_features} features, but the model was trained with {self.n_features_in_}."
+                f"{hint_of_one(X, self.n_features_in_)}"
             )
         return self.network.predict(self._preparation.apply(sequences, times))
 
@@ -198,7 +206,7 @@ class Model:
             return Stream(self.network, self.decision.predict, n_streams)
         return PreparedStream(self._preparation, self.decision.predict, n_streams)
 
-    def at_precision(self, precision: str) -> Model:
+    def at_precision(self, precision: str, *, batch_invariant: bool | None = None) -> Model:
         """The same model with products of another precision in its recurrent layers.
 
         Parameters
@@ -206,6 +214,8 @@ class Model:
         precision : {"float32", "high", "bfloat16", "int8"}
             As :class:`fastlstm.layers.LSTM` takes it. "int8" and "bfloat16" read a quarter and half of the memory,
             which is what a stream of a large network waits for.
+        batch_invariant : bool, optional
+            Whether a stream and any batch give the same bits with AMX, too; None: as this model.
 
         Returns
         -------
@@ -218,6 +228,8 @@ class Model:
         """
         config = self.network.get_config()
         config["encoder"] = {**config["encoder"], "precision": precision}
+        if batch_invariant is not None:
+            config["encoder"]["batch_invariant"] = bool(batch_invariant)
         network = SequenceNetwork.from_config(config)
         network.load_parameters(self.network.parameters)
         return Model(
@@ -253,7 +265,13 @@ class Model:
         )
 
 
-def load(path: PathLike, *, allow_nonfinite: bool = False, precision: str | None = None) -> Model:
+def load(
+    path: PathLike,
+    *,
+    allow_nonfinite: bool = False,
+    precision: str | None = None,
+    batch_invariant: bool | None = None,
+) -> Model:
     """Load a model that an estimator or `Model` saved. Needs numpy only and executes nothing.
 
     Parameters
@@ -264,6 +282,8 @@ def load(path: PathLike, *, allow_nonfinite: bool = False, precision: str | None
         Accept weights that are NaN or infinite.
     precision : {"float32", "high", "bfloat16", "int8"}, optional
         Compute at this precision in place of the one of the training; see :meth:`Model.at_precision`.
+    batch_invariant : bool, optional
+        Whether a stream and any batch give the same bits with AMX, too; None: as in the training.
 
     Returns
     -------
@@ -302,7 +322,10 @@ def load(path: PathLike, *, allow_nonfinite: bool = False, precision: str | None
             missing=MissingValues(**missing) if missing else None,
             extra={**extra, "fastlstm_version": metadata.get("fastlstm_version")},
         )
-    return model if precision is None else model.at_precision(precision)
+    if precision is None and batch_invariant is None:
+        return model
+    kept = network.encoder.get_config()["precision"]
+    return model.at_precision(kept if precision is None else precision, batch_invariant=batch_invariant)
 
 
 @contextmanager

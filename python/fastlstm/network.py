@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlstm import layers
+from fastlstm._core import sum_steps
 
 if TYPE_CHECKING:
     from fastlstm.losses import Loss
@@ -211,8 +212,10 @@ class SequenceNetwork:
             return np.asarray(self.encoder.last_output(values, starts, lengths, state))
         assert y is not None
         if self.pooling == "max":
-            return _reduce_each(np.maximum, y, lengths, y.dtype)
-        return (_reduce_each(np.add, y, lengths, np.float64) / lengths[:, None]).astype(y.dtype, copy=False)
+            return _maximum_of_each(y, lengths)
+        sums = np.zeros((len(lengths), y.shape[1]))
+        sum_steps(y, lengths, sums)
+        return (sums / lengths[:, None]).astype(y.dtype, copy=False)
 
     def _backward_to_encoder(self, y: Array | None, lengths: Array, d_pooled: Array) -> None:
         """Gradients of the encoder from the one of the pooled vectors, (B, output_size)."""
@@ -460,18 +463,18 @@ class SequenceNetwork:
         )
 
 
-def _reduce_each(operation: np.ufunc, y: Array, lengths: Array, dtype: Any) -> Array:
-    """`operation` over the steps of each sequence: (B, D) of `dtype` from y (sum of lengths, D).
+def _maximum_of_each(y: Array, lengths: Array) -> Array:
+    """Maximum over the steps of each sequence: (B, D) from y (sum of lengths, D).
 
     Small arrays take one ``reduceat``; large ones, where its order of access misses the cache, one call per
     sequence.
     """
     firsts = np.cumsum(lengths) - lengths
     if y.size <= _SMALL:
-        return np.asarray(operation.reduceat(y, firsts, axis=0, dtype=dtype))
-    reduced = np.empty((len(lengths), y.shape[1]), dtype)
+        return np.asarray(np.maximum.reduceat(y, firsts, axis=0))
+    reduced = np.empty((len(lengths), y.shape[1]), y.dtype)
     for row, (begin, length) in enumerate(zip(firsts.tolist(), lengths.tolist(), strict=True)):
-        operation.reduce(y[begin : begin + length], axis=0, dtype=dtype, out=reduced[row])
+        np.maximum.reduce(y[begin : begin + length], axis=0, out=reduced[row])
     return reduced
 
 

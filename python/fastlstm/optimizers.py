@@ -368,6 +368,8 @@ def clip_by_global_norm(grads: Array, max_norm: float) -> float:
     >>> clip_by_global_norm(gradient, 1.0), gradient.round(6).tolist()
     (5.0, [0.6, 0.8])
     """
+    if not max_norm > 0.0:
+        raise ValueError(f"max_norm must be above 0; got {max_norm!r}")
     norm = global_norm(grads)
     if max_norm < norm < math.inf:
         grads *= grads.dtype.type(max_norm / norm)

@@ -392,6 +392,9 @@ def _real(array: NDArray[Any], name: str) -> NDArray[Any]:
     try:
         return array.astype(np.float64)
     except (TypeError, ValueError) as error:
+        if any(type(item).__name__ == "NAType" for item in array.flat):  # of pandas: a missing number
+            known = [np.nan if type(item).__name__ == "NAType" else item for item in array.flat]
+            return _real(np.array(known, dtype=object).reshape(array.shape), name)
         raise type(error)(f"{name} must hold real numbers: {error}") from None
 
 

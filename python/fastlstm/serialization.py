@@ -11,6 +11,7 @@ Format: https://huggingface.co/docs/safetensors
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -219,6 +220,8 @@ def read_safetensors(path: PathLike, *, allow_nonfinite: bool = True) -> tuple[T
     flags = (
         os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     )
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), source)
     handle = os.open(path, flags)
     with os.fdopen(handle, "rb", buffering=0) as file:
         information = os.fstat(file.fileno())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import struct
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,9 @@ if TYPE_CHECKING:
     from fastlstm.network import SequenceNetwork
 
 _MAGIC = b"FLSTREAM"
-_HEADER = struct.Struct(
-    "<8sIIqqqqq"
-)  # magic, version, bytes of an element, layers, streams, units, states, extra
+# magic, version, bytes of an element, layers, streams, units, states, extra bytes, checksum of the kind of layer
+_HEADER = struct.Struct("<8sIIqqqqqI")
+_CHECKSUM = struct.Struct("<I")  # of all that follows it
 
 
 def check_step_times(delta_t: Any, n_streams: int) -> np.ndarray:
@@ -41,6 +43,17 @@ def check_step_times(delta_t: Any, n_streams: int) -> np.ndarray:
         value = times[wrong[0]]
         raise ValueError(f"delta_t of stream {wrong[0]} is {value}; times must be finite and at least 0")
     return times
+
+
+def refuse_nonfinite(x_t: np.ndarray, *, allow_nan: bool = False) -> None:
+    """Raise ValueError for a time step (n_streams, n_features) with NaN, unless allowed, or infinity."""
+    wrong = np.isinf(x_t) if allow_nan else ~np.isfinite(x_t)
+    if wrong.any():
+        stream, feature = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"x_t of stream {stream}, feature {feature} is {x_t[stream, feature]} in {x_t.dtype}; expected finite "
+            f"numbers{', or NaN for what was not observed' if allow_nan else ''}"
+        )
 
 
 class _Levels:
@@ -142,7 +155,7 @@ class LayerStream:
 
         Parameters
         ----------
-        x_t : array of shape (n_streams, input_size)
+        x_t : array of shape (n_streams, input_size), or (input_size,) for one stream
             The layer's dtype and C order cost no conversion.
         out : ndarray of shape (n_streams, output_size), default=None
             Where to write; None: an array that the next step overwrites.
@@ -196,6 +209,8 @@ class LayerStream:
 
     def reset(self, which: int | None = None) -> None:
         """Start one stream (0 to n_streams - 1), or all of them, again from the state of a new sequence."""
+        if which is not None and (isinstance(which, bool) or not isinstance(which, (int, np.integer))):
+            raise TypeError(f"which must be None or the number of one stream, got {which!r}")
         if which is not None and not 0 <= which < self.n_streams:
             raise ValueError(f"which is {which}; expected None or 0 to {self.n_streams - 1}")
         self._core.reset(-1 if which is None else which)
@@ -206,26 +221,43 @@ class LayerStream:
                 state[:, places] = first if which is None else first[:, 0]
             self.state = states
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a stream cannot be pickled or copied; snapshot() gives its states as bytes")
+
     def snapshot(self) -> bytes:
         """The states as bytes, for :meth:`restore` on a stream of the same layer shape."""
-        return self._header(0) + b"".join(array.tobytes() for array in self.state)
+        return self._sealed(b"")
 
     def restore(self, blob: bytes) -> None:
-        """Set the states from :meth:`snapshot`; ValueError if they are of another layer shape or damaged."""
+        """Set the states from :meth:`snapshot`; ValueError if they are damaged, or of another layer's shape or cell."""
         self._restore(blob, 0)
 
     def _header(self, extra: int) -> bytes:
         layer = self.layer
         sizes = (layer.num_layers, self.n_streams, layer.hidden_size, len(layer.state_names), extra)
-        return _HEADER.pack(_MAGIC, 1, layer.dtype.itemsize, *sizes)
+        kind = zlib.crc32(
+            f"{layer.cell} {layer.input_size} {layer.recurrent_size} {layer.output_size}".encode()
+        )
+        return _HEADER.pack(_MAGIC, 2, layer.dtype.itemsize, *sizes, kind)
+
+    def _sealed(self, extra: bytes) -> bytes:
+        """The states and `extra` as bytes that :meth:`_restore` recognises."""
+        body = b"".join(array.tobytes() for array in self.state) + extra
+        return self._header(len(extra)) + _CHECKSUM.pack(zlib.crc32(body)) + body
 
     def _restore(self, blob: bytes, extra: int) -> bytes:
         """Set the states; returns the `extra` bytes that follow them."""
+        if not isinstance(blob, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a snapshot is bytes, got {type(blob).__name__}")
         arrays = self.layer.empty_states(self.n_streams)
         header, size = self._header(extra), sum(array.nbytes for array in arrays)
-        if bytes(blob[: len(header)]) != header or len(blob) != len(header) + size + extra:
-            raise ValueError("the snapshot is damaged, or of a stream of another shape, dtype or version")
-        at = len(header)
+        at = len(header) + _CHECKSUM.size
+        if bytes(blob[: len(header)]) != header or len(blob) != at + size + extra:
+            raise ValueError(
+                "the snapshot is damaged, or of a stream of another shape, cell, dtype or version"
+            )
+        if _CHECKSUM.pack(zlib.crc32(blob[at:])) != bytes(blob[len(header) : at]):
+            raise ValueError("the snapshot is damaged")
         for array in arrays:
             flat = np.frombuffer(blob, array.dtype, array.size, at)
             array[...] = flat.reshape(array.shape)
@@ -240,7 +272,7 @@ class Stream:
     Parameters
     ----------
     network : fastlstm.network.SequenceNetwork
-        With a unidirectional encoder.
+        With a unidirectional encoder; its weights at this moment are the stream's.
     decide : callable
         Raw outputs (n_streams, n_outputs) to what `step` returns.
     n_streams : int, default=1
@@ -253,8 +285,10 @@ class Stream:
         self.network = network
         self.decide = decide
         self.layer_stream = LayerStream(network.encoder, n_streams)
+        self._head = copy.deepcopy(network.head)  # as the recurrent layers: with the weights of this moment
         self.n_streams = self.layer_stream.n_streams
         self._steps = np.zeros(self.n_streams, np.int64)
+        self._one_step = np.ones(self.n_streams, np.int64)
         shape = (self.n_streams, network.encoder.output_size)
         self._pooled = np.zeros(shape, np.float64 if network.pooling == "mean" else network.encoder.dtype)
 
@@ -263,7 +297,7 @@ class Stream:
 
         Parameters
         ----------
-        x_t : array of shape (n_streams, n_features)
+        x_t : array of shape (n_streams, n_features), or (n_features,) for one stream
         delta_t : float or array of shape (n_streams,), default=None
             Time since the step before, where `predict` takes times; None: no time passes.
 
@@ -275,14 +309,18 @@ class Stream:
         Raises
         ------
         ValueError
-            For another shape, for a time that is negative or not finite, and for times that the model cannot use.
+            For another shape, for numbers that are not finite, for a time that is negative or not finite, and for
+            times that the model cannot use; the streams are as they were then.
         """
         return self.decide(self.raw_step(x_t, delta_t))
 
     def raw_step(self, x_t: Any, delta_t: Any = None) -> np.ndarray:
         """As :meth:`step`, the network's outputs (n_streams, n_outputs) without the decision."""
+        with np.errstate(over="ignore"):
+            x_t = self.layer_stream._converted(x_t)
+        refuse_nonfinite(x_t)
         h = self.layer_stream.step(x_t, delta_t=delta_t)
-        return self.network.head.forward(self._pool(h))
+        return self._head.forward(self._pool(h))
 
     def _pool(self, h: np.ndarray) -> np.ndarray:
         if self.network.pooling == "last":
@@ -293,7 +331,7 @@ class Stream:
             np.maximum(self._pooled, h, out=self._pooled, where=~first[:, None])
             np.copyto(self._pooled, h, where=first[:, None])
             return self._pooled
-        self._pooled += h
+        _core.sum_steps(h, self._one_step, self._pooled)
         return (self._pooled / self._steps[:, None]).astype(h.dtype)
 
     @property
@@ -313,11 +351,12 @@ class Stream:
         for array in self._memory:
             array[rows] = 0
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a stream cannot be pickled or copied; snapshot() gives its states as bytes")
+
     def snapshot(self) -> bytes:
         """Everything that the next steps depend on, as bytes."""
-        tail = b"".join(array.tobytes() for array in self._memory)
-        states = b"".join(array.tobytes() for array in self.state)
-        return self.layer_stream._header(len(tail)) + states + tail
+        return self.layer_stream._sealed(b"".join(array.tobytes() for array in self._memory))
 
     def restore(self, blob: bytes) -> None:
         """Continue from :meth:`snapshot` of a stream of the same model and size; ValueError otherwise."""

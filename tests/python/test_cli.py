@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import _commands, cli
+from fastlstm import LSTMClassifier, _commands, cli
 from fastlstm.cli import main
 
 RNG = np.random.default_rng(3)
@@ -52,10 +52,10 @@ def run_json(capsys, *arguments):
     return json.loads(captured.out)
 
 
-def failure(capsys, *arguments):
+def failure(capsys, *arguments, code=1):
     """The one line that a failing command writes to stderr."""
     capsys.readouterr()
-    assert main(list(arguments)) == 1
+    assert main(list(arguments)) == code
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert len(lines) == 1
@@ -129,12 +129,29 @@ def test_training_mistakes(tmp_path, data, capsys):
     out = str(tmp_path / "m.safetensors")
     base = ["train", data, "--id", "who", "--out", out, *QUICK]
     assert "there is no column 'color'" in failure(capsys, *base, "--target", "color")
-    assert "name the column with --target" in failure(capsys, *base, "--features", "a")
+    assert "name the column with --target" in failure(capsys, *base, "--features", "a", code=2)
     assert "use --task classify" in failure(capsys, *base, "--target", "answer", "--task", "regress")
     assert "--loss is no option of LSTMClassifier" in failure(
-        capsys, *base, "--target", "answer", "--loss", "huber"
+        capsys, *base, "--target", "answer", "--loss", "huber", code=2
     )
-    assert "hidden_size" in failure(capsys, *base, "--target", "answer", "--hidden-size", "-3")
+    for wrong in (["--hidden-size", "-3"], ["--cell", "none"]):
+        name = wrong[0].strip("-").replace("-", "_")
+        assert name in failure(capsys, *base, "--target", "answer", *wrong, code=2)
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_a_place_where_nothing_can_be_written_is_told_before_training(
+    option, tmp_path, data, capsys, monkeypatch
+):
+    monkeypatch.setattr(LSTMClassifier, "fit", None)
+    place = {"--out": str(tmp_path / "m.safetensors"), option: str(tmp_path / "none" / "m")}
+    words = [word for pair in place.items() for word in pair]
+    message = failure(capsys, "train", data, "--id", "who", "--target", "answer", *words, *QUICK)
+    assert message.endswith(f"{place[option]}: No such file or directory")
+    place[option] = str(tmp_path)
+    words = [word for pair in place.items() for word in pair]
+    message = failure(capsys, "train", data, "--id", "who", "--target", "answer", *words, *QUICK)
+    assert message.endswith(f"{tmp_path}: Is a directory")
 
 
 def test_unexpected_errors_are_one_line(monkeypatch, capsys):
@@ -407,7 +424,7 @@ def test_picture_of_a_training(data, tmp_path, capsys):
     base = ["train", data, "--id", "who", "--target", "answer", "--out", out, "--plot", str(picture), *QUICK]
     assert run_json(capsys, *base)["picture"] == str(picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert "--plot needs held-out sequences" in failure(capsys, *base, "--hold-out", "0", "--json")
+    assert "--plot needs held-out sequences" in failure(capsys, *base, "--hold-out", "0", "--json", code=2)
 
 
 # ----------------------------------------------------------------------------------------- demo, bench, info

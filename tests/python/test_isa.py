@@ -93,6 +93,12 @@ def test_name_the_machine_lacks_is_refused_with_a_sentence(
         assert "FASTLSTM_ISA" in last
 
 
+def test_a_wrong_choice_is_no_fault_of_a_layer_or_of_a_model_file() -> None:
+    for code in ("from fastlstm.layers import LSTM; LSTM(2, 2)", "import fastlstm; fastlstm.load('none')"):
+        last = run_python(code, FASTLSTM_ISA="avx9000").stderr.strip().splitlines()[-1]
+        assert last.startswith("ValueError: FASTLSTM_ISA names no instruction set of this build"), last
+
+
 def test_importing_the_package_alone_does_not_need_the_choice() -> None:
     """`import fastlstm` stays usable for its version even when the core cannot be chosen."""
     assert output_of("import fastlstm; print(fastlstm.__version__)", FASTLSTM_ISA="avx9000")

@@ -241,6 +241,54 @@ def test_stream_refuses_other_steps(x_t):
         stream.step(x_t)
 
 
+@pytest.mark.parametrize("normalization", [None, Normalization([4, 5, 6], [1, 2, 3])])
+def test_streams_refuse_what_is_not_finite_and_stay_as_they_were(normalization):
+    stream, other = (make_model(normalization=normalization).stream() for _ in range(2))
+    for step in X[0][:2]:
+        np.testing.assert_array_equal(stream.raw_step(step), other.raw_step(step[None]))
+    for wrong in (np.nan, np.inf, 1e300):
+        with pytest.raises(ValueError, match="x_t of stream 0, feature 1 is"):
+            stream.step([1.0, wrong, 2.0])
+    np.testing.assert_array_equal(stream.raw_step(X[0][2]), other.raw_step(X[0][2]))
+
+
+def test_a_stream_keeps_the_weights_that_it_began_with():
+    network = make_network(2)
+    model = Model(network, Decision("regression", n_targets=2, flat=False))
+    stream, expected = model.stream(), model.predict([X[0]])
+    network.flat[:] += 0.5
+    network.parameters_changed()
+    for step in X[0]:
+        found = stream.step(step)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("which", [[0, 1], "0", 0.0, True])
+def test_streams_are_reset_by_number(which):
+    stream = make_model().stream(2)
+    stream.step(X[0][:2])
+    kept = stream.snapshot()
+    with pytest.raises(TypeError, match="which must be None or the number of one stream"):
+        stream.reset(which)
+    assert stream.snapshot() == kept
+
+
+def test_snapshots_of_another_kind_or_damaged_are_refused():
+    stream = make_model().stream()
+    blob = stream.snapshot()
+    other = Model(make_network(3, cell="peephole"), Decision("multiclass", np.array(["a", "b", "c"])))
+    with pytest.raises(ValueError, match="of another shape, cell"):
+        other.stream().restore(blob)
+    for at in (4, len(blob) // 2, len(blob) - 1):
+        damaged = bytearray(blob)
+        damaged[at] ^= 1
+        with pytest.raises(ValueError, match="damaged"):
+            stream.restore(bytes(damaged))
+    with pytest.raises(TypeError, match="a snapshot is bytes"):
+        stream.restore(None)
+    stream.restore(memoryview(blob))
+
+
 @pytest.mark.parametrize("options", [{}, DEEP], ids=str)
 def test_loading_imports_numpy_only(options, path):
     Model(make_network(3, **options), Decision("multiclass", np.array(["a", "b", "c"]))).save(path)
@@ -401,3 +449,15 @@ def test_any_configuration_is_read_or_refused(tmp_path_factory, encoder, data):
         load(path)
     except ModelFormatError:
         return
+
+
+def test_a_loaded_model_predicts_deviations(path):
+    y = np.linspace(0.0, 1.0, len(X))
+    estimator = LSTMRegressor(4, loss="gaussian_nll", max_iter=2, random_state=0).fit(X, y)
+    estimator.save(path)
+    for found, expected in zip(
+        load(path).predict(X, return_std=True), estimator.predict(X, return_std=True), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match="predicts no standard deviation"):
+        make_model().predict(X, return_std=True)

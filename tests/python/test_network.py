@@ -14,6 +14,7 @@ from fastlstm import network as network_module
 from fastlstm.layers import LSTM, RNN, Stack
 from fastlstm.losses import get_loss
 from fastlstm.network import POOLINGS, SequenceNetwork
+from fastlstm.streaming import Stream
 
 
 def make_sequences(n: int = 9, n_features: int = 3, dtype: str = "float64", longest: int = 7):
@@ -266,3 +267,22 @@ def test_random_state_decides_the_head() -> None:
 
     np.testing.assert_array_equal(head(3), head(3))
     assert (head(3) != head(4)).any()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("hidden", [1, 2, 20])
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_bits_depend_on_neither_the_batch_nor_streaming(pooling: str, hidden: int, dtype: str) -> None:
+    """In batches of few and of many outputs, which are pooled in different ways."""
+    encoder = LSTM(3, hidden, dtype=dtype, batch_invariant=True, random_state=0)
+    network = SequenceNetwork(encoder, 2, pooling=pooling, random_state=1)
+    few = make_sequences(30, dtype=dtype, longest=40)
+    many = as_sequences([few[i % 30] for i in range(-(-(1 << 17) // (hidden * 500)) * 30)], dtype=dtype)
+    found, together = network.predict(few), network.predict(many)
+    np.testing.assert_array_equal(together, np.tile(found, (len(many) // 30, 1)))
+    for i in range(0, 30, 7):
+        np.testing.assert_array_equal(network.predict(few[[i]]), found[[i]])
+        stream = Stream(network, lambda raw: raw)
+        for step in few[i]:
+            raw = stream.step(step)
+        np.testing.assert_array_equal(raw, found[[i]])

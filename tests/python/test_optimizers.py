@@ -208,3 +208,11 @@ def test_clipping_by_value() -> None:
     gradient = np.array([-3.0, -0.5, 0.0, 2.0, np.nan])
     clip_by_value(gradient, 1.0)
     np.testing.assert_array_equal(gradient, [-1.0, -0.5, 0.0, 1.0, np.nan])
+
+
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, float("nan")])
+def test_a_largest_norm_is_above_zero(max_norm: float) -> None:
+    gradient = np.ones(3)
+    with pytest.raises(ValueError, match="max_norm must be above 0"):
+        clip_by_global_norm(gradient, max_norm)
+    assert (gradient == 1.0).all()

@@ -121,8 +121,8 @@ def ctc_beam_search(
     ([], [1])
     """
     scores, real = _checked(log_probs, lengths, blank)
-    if beam_width < 1:
-        raise ValueError(f"beam_width must be a positive whole number; got {beam_width}")
+    if isinstance(beam_width, bool) or not isinstance(beam_width, (int, np.integer)) or beam_width < 1:
+        raise ValueError(f"beam_width must be a positive whole number; got {beam_width!r}")
     found = [
         _search(steps[:length].astype(np.float64), int(beam_width), scorer, blank)
         for steps, length in zip(scores, real, strict=True)

@@ -39,7 +39,7 @@ from fastlstm.estimators._params import (
     Rule,
     check_parameters,
 )
-from fastlstm.inputs import Normalization, Preparation, fit_missing, read
+from fastlstm.inputs import Normalization, Preparation, fit_missing, hint_of_one, read
 from fastlstm.layers import LSTM, Stack
 from fastlstm.layers._connections import MERGES, SKIPS
 from fastlstm.layers.recurrent import CELLS
@@ -77,6 +77,7 @@ _LAYER_OPTIONS = (
     "weight_dropout",
     "weight_noise",
     "checkpoint_every",
+    "batch_invariant",
 )
 _UNCONNECTED = {"residual": False, "skip": None, "merge": "concat"}
 _ARCHITECTURE = (
@@ -133,6 +134,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "clip_norm": (Number(0.0, low_open=True), Nothing()),
     "shuffle": (Boolean(),),
     "precision": (Choice(tuple(_PRECISIONS)),),
+    "batch_invariant": (Boolean(),),
     "n_jobs": (Number(1, integer=True), Number(high=-1, high_open=False, integer=True), Nothing()),
     "device": (Choice(("cpu",)),),
     "warm_start": (Boolean(),),
@@ -173,7 +175,12 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 
     @abstractmethod
     def _encode_fit(
-        self, y: NDArray[Any], weights: NDArray[np.float64] | None, known: Decision | None, classes: Any
+        self,
+        y: NDArray[Any],
+        weights: NDArray[np.float64] | None,
+        known: Decision | None,
+        classes: Any,
+        incremental: bool,
     ) -> tuple[NDArray[Any], NDArray[np.float64] | None, Decision]:
         """Targets (n, ...), weights and decision from checked `y`; `known` is a decision to continue with."""
 
@@ -213,7 +220,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         fresh = not self.__sklearn_is_fitted__() or not (self.warm_start or incremental)
         if not fresh:
             self._check_architecture()
-        data, decision = self._encode(X, y, lengths, delta_t, sample_weight, fresh, classes)
+        data, decision = self._encode(X, y, lengths, delta_t, sample_weight, fresh, classes, incremental)
         rng = random_generator(self.random_state) if fresh else self._rng
         train, validation = self._validation(data, eval_set, decision, rng, incremental)
         loss = self._loss(decision)
@@ -236,6 +243,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         sample_weight: Any,
         fresh: bool,
         classes: Any,
+        incremental: bool,
     ) -> tuple[Encoded, Decision]:
         """Checked training data, without the rows of weight zero."""
         seqs, times = self._read(X, lengths, delta_t)
@@ -246,7 +254,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             present = np.flatnonzero(weights)
             seqs, y, weights = seqs[present], y[present], weights[present]
             times = None if times is None else times[present]
-        targets, weights, decision = self._encode_fit(y, weights, None if fresh else self._decision, classes)
+        known = None if fresh else self._decision
+        targets, weights, decision = self._encode_fit(y, weights, known, classes, incremental)
         return Encoded(seqs, targets, weights, times), decision
 
     def _read(
@@ -459,7 +468,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         if seqs.n_features != expected:
             raise ValueError(
                 f"X has {seqs.n_features} features, but {type(self).__name__} "
-                f"is expecting {expected} features as input."
+                f"is expecting {expected} features as input.{hint_of_one(X, expected)}"
             )
         names = None if self._fitted_on_table else frame_columns(X)
         if names is not None and names != list(getattr(self, "feature_names_in_", names)):

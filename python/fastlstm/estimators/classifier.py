@@ -122,6 +122,9 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
     precision : {"float32", "float64", "high", "bfloat16"}, default="float32"
         Numbers that the network computes with: those of a dtype, or float32 with faster products of the recurrent
         layers where the processor has them, as :class:`fastlstm.layers.LSTM` takes them.
+    batch_invariant : bool, default=False
+        Whether predictions have the same bits in any batch and step by step in a stream on processors with AMX, too,
+        whose faster products this leaves unused; elsewhere they have in any case.
     n_jobs : int or None, default=None
         Number of threads; None follows `fastlstm.set_num_threads`, -1 takes all CPUs. The results do not
         depend on it.
@@ -221,6 +224,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         shuffle: bool = True,
         class_weight: Any = None,
         precision: str = "float32",
+        batch_invariant: bool = False,
         n_jobs: int | None = None,
         device: str = "cpu",
         warm_start: bool = False,
@@ -265,6 +269,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         self.shuffle = shuffle
         self.class_weight = class_weight
         self.precision = precision
+        self.batch_invariant = batch_invariant
         self.n_jobs = n_jobs
         self.device = device
         self.warm_start = warm_start
@@ -342,7 +347,12 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         return _checked_labels(y, name)
 
     def _encode_fit(
-        self, y: NDArray[Any], weights: NDArray[np.float64] | None, known: Decision | None, classes: Any
+        self,
+        y: NDArray[Any],
+        weights: NDArray[np.float64] | None,
+        known: Decision | None,
+        classes: Any,
+        incremental: bool,
     ) -> tuple[NDArray[Any], NDArray[np.float64] | None, Decision]:
         decision = known
         if decision is None:
@@ -351,7 +361,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
             raise ValueError(f"classes={classes!r} is not the same as on the first call: {self.classes_}")
         targets = _codes(y, decision, "y")
         if self.class_weight is not None:
-            weights = self._class_weighted(y, weights, incremental=classes is not None)
+            weights = self._class_weighted(y, weights, incremental)
         return targets, weights, decision
 
     def _class_weighted(

@@ -128,6 +128,9 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
     precision : {"float32", "float64", "high", "bfloat16"}, default="float32"
         Numbers that the network computes with: those of a dtype, or float32 with faster products of the recurrent
         layers where the processor has them, as :class:`fastlstm.layers.LSTM` takes them.
+    batch_invariant : bool, default=False
+        Whether predictions have the same bits in any batch and step by step in a stream on processors with AMX, too,
+        whose faster products this leaves unused; elsewhere they have in any case.
     n_jobs : int or None, default=None
         Number of threads; None follows `fastlstm.set_num_threads`, -1 takes all CPUs. The results do not
         depend on it.
@@ -228,6 +231,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         clip_norm: float | None = 1.0,
         shuffle: bool = True,
         precision: str = "float32",
+        batch_invariant: bool = False,
         n_jobs: int | None = None,
         device: str = "cpu",
         warm_start: bool = False,
@@ -273,6 +277,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         self.clip_norm = clip_norm
         self.shuffle = shuffle
         self.precision = precision
+        self.batch_invariant = batch_invariant
         self.n_jobs = n_jobs
         self.device = device
         self.warm_start = warm_start
@@ -351,7 +356,12 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         return column_or_1d(y, warn=True) if y.shape[1:] == (1,) else y
 
     def _encode_fit(
-        self, y: NDArray[Any], weights: NDArray[np.float64] | None, known: Decision | None, classes: Any
+        self,
+        y: NDArray[Any],
+        weights: NDArray[np.float64] | None,
+        known: Decision | None,
+        classes: Any,
+        incremental: bool,
     ) -> tuple[NDArray[Any], NDArray[np.float64] | None, Decision]:
         decision = known
         if decision is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -219,6 +220,18 @@ class Parameterized:
     def from_config(cls, config: Mapping[str, Any]) -> Any:
         """Layer of this configuration, freshly initialised."""
         return cls(**config)
+
+    def __repr__(self) -> str:
+        defaults: dict[str, Any] = {}
+        for cls in reversed(type(self).__mro__):
+            if "__init__" in cls.__dict__ and cls is not object:
+                defaults |= {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+        try:
+            config = self.get_config()
+        except TypeError:
+            return super().__repr__()
+        told = [f"{name}={v!r}" for name, v in config.items() if name not in defaults or defaults[name] != v]
+        return f"{type(self).__name__}({', '.join(told)})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"config": self.get_config(), "parameters": self._flat.copy()}

@@ -476,6 +476,11 @@ class LSTM(Recurrence):
         return out
 
 
+def _refuse_cell(options: dict[str, Any], name: str, instead: str) -> None:
+    if "cell" in options:
+        raise TypeError(f"{name} has a cell of its own, chosen by {instead}; cell= is for LSTM")
+
+
 class RNN(LSTM):
     """Simple recurrent layer, h = tanh(W x + U h_prev + b) (Elman, Cognitive Science 14, 1990).
 
@@ -495,6 +500,7 @@ class RNN(LSTM):
         nonlinearity: str = "tanh",
         **options: Any,
     ) -> None:
+        _refuse_cell(options, "RNN", "nonlinearity")
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
         cell = "rnn" if nonlinearity == "tanh" else "rnn_relu"
@@ -532,5 +538,6 @@ class GRU(LSTM):
         reset_after: bool = True,
         **options: Any,
     ) -> None:
+        _refuse_cell(options, "GRU", "reset_after")
         cell = "gru" if reset_after else "gru_before"
         super().__init__(input_size, hidden_size, num_layers, cell=cell, **options)

@@ -280,6 +280,8 @@ def test_partial_fit(ragged):
         classifier(early_stopping=True).partial_fit(X, y, classes=[0, 1, 2])
     with pytest.raises(ValueError, match="balanced"):
         classifier(class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="class_weight='balanced' is not supported for partial_fit"):
+        classifier(class_weight="balanced").partial_fit(X, y)
 
 
 def test_partial_fit_continues_the_optimizer_through_a_pickle(ragged):
@@ -540,3 +542,33 @@ def test_lengths_are_routed(ragged, padded):
         model.set_predict_request(lengths=True)
     direct = cross_val_score(classifier(max_iter=20), X, y, cv=3)
     np.testing.assert_array_equal(routed, direct)
+
+
+def test_batch_invariance_is_saved_with_the_model(ragged, tmp_path):
+    X, y = ragged
+    path = tmp_path / "model.safetensors"
+    classifier(batch_invariant=True).fit(X, y).save(path)
+    for option, expected in ((None, True), (False, False)):
+        model = fastlstm.load(path, batch_invariant=option)
+        assert model.network.encoder.batch_invariant is expected
+    model = fastlstm.load(path, precision="high")
+    stream = model.stream()
+    for step in X[0]:
+        raw = stream.raw_step(step)
+    np.testing.assert_array_equal(raw, model.raw_outputs([X[0]]))
+
+
+def test_one_sequence_in_place_of_several_gets_a_hint(ragged):
+    X, y = ragged
+    model = classifier().fit(X, y)
+    with pytest.raises(ValueError, match=r"one sequence of shape \(time, features\) is given as \[X\]"):
+        model.predict(X[0])
+
+
+def test_missing_numbers_of_pandas():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": pandas.array([1, None, 3], dtype="Int64"), "b": [1.0, 2.0, 3.0]})
+    with pytest.raises(ValueError, match="NaN"):
+        classifier().fit([frame, frame], [0, 1])
+    model = classifier(missing="observe").fit([frame, frame * 2], [0, 1])
+    assert model.n_features_in_ == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from cases import Case, build_layer
 
 from fastlstm import layers
+from fastlstm.streaming import LayerStream
 
 BATCH, TIME, WIDTH, HIDDEN = 3, 4, 2, 5
 CASE = Case("errors", input_size=WIDTH, hidden_size=HIDDEN, num_layers=2)
@@ -203,3 +205,33 @@ def test_a_failed_call_leaves_the_layer_usable() -> None:
         with pytest.raises(ValueError):
             layer(bad)
     np.testing.assert_array_equal(layer(X)[0], want)
+
+
+def test_a_layer_shows_what_it_was_made_with() -> None:
+    assert (
+        repr(layers.LSTM(3, 5, bidirectional=True)) == "LSTM(input_size=3, hidden_size=5, bidirectional=True)"
+    )
+    assert repr(layers.GRU(3, 5)) == "GRU(input_size=3, hidden_size=5, cell='gru')"
+    assert repr(layers.Dense(4, 2)) == "Dense(in_features=4, out_features=2)"
+
+
+def test_layers_with_a_cell_of_their_own_take_no_other() -> None:
+    for kind in (layers.GRU, layers.RNN):
+        with pytest.raises(TypeError, match="has a cell of its own"):
+            kind(3, 5, cell="lstm")
+
+
+def test_what_a_stream_cannot_write_to_and_cannot_become() -> None:
+    stream = LayerStream(layers.LSTM(WIDTH, HIDDEN), 2)
+    x, fixed = np.ones((2, WIDTH), np.float32), np.zeros((2, HIDDEN), np.float32)
+    fixed.flags.writeable = False
+    for out in (fixed, np.zeros((HIDDEN, 2), np.float32).T, np.zeros((HIDDEN, 2), np.float32), 5):
+        with pytest.raises(ValueError, match="out must be a writable, C-contiguous, aligned float32 array"):
+            stream.step(x, out)
+    unaligned = np.zeros(4 * HIDDEN * 2 + 1, np.uint8)[1:].view(np.float32).reshape(2, HIDDEN)
+    with pytest.raises(ValueError, match="aligned"):
+        stream.step(x, unaligned)
+    with pytest.raises(ValueError, match="x_t has shape"):
+        stream.step(np.ones((WIDTH, 2, 1), np.float32))
+    with pytest.raises(TypeError, match="snapshot"):
+        copy.deepcopy(stream)
