@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +29,15 @@ class Comparable(Protocol):
 
     @property
     def targets(self) -> tuple[Target, ...]: ...
+
+
+def source_revision() -> str:
+    """The commit that is measured, with "-dirty" where files differ from it; "unknown" outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 # ------------------------------------------------------------------------------------ agreement

@@ -109,13 +109,21 @@ def _again(document: Mapping[str, Any]) -> str:
     )
 
 
+def _sources(document: Mapping[str, Any]) -> str:
+    """The commits that the rows were measured with, where the run recorded them."""
+    sources = document.get("sources")
+    return f"; commit{'s' * (len(sources) > 1)} {', '.join(sources)}" if sources else ""
+
+
 def _heading(document: Mapping[str, Any]) -> list[str]:
     machine = document["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     threads = " and ".join(map(str, document["threads"]))
     return [
         f"{machine['cpu']}, {machine['usable_cpus']} CPUs, {machine['system'].split()[0]}; "
-        f"instruction set in use: {machine['isa']}; threads: {threads}; {machine['date']}; {versions}."
+        f"instruction set in use: {machine['isa']}; threads: {threads}; {machine['date']}; {versions}"
+        + _sources(document)
+        + "."
         + _held_to(machine),
         f"{_precisions(document)}, medians of interleaved repetitions of one run (`python bench/vs_peers.py`); "
         "best peer = the fastest of the libraries named here that can do the case, each with its best settings."

@@ -239,15 +239,19 @@ def run(
     machine = machine_record()
     machine["versions"] |= {peer.NAME: peer.version() for peer in peers}
     document: dict[str, Any] = {"schema": 3, "machine": machine, "threads": list(threads), "cold": []}
+    document["sources"] = []
     measured: dict[str, dict[str, Any]] = {}
     if path:
         found = earlier(path, machine, threads)
         measured, document["cold"] = by_case(found), found["cold"]
+        document["sources"] = found.get("sources", ["unknown"])
     print(describe_machine(machine))
     print(comparison.describe_targets(machine["isa"]), comparison.HEADER, sep="\n")
     with ceiling_meter(machine) as ceiling_now:
+        revision = comparison.source_revision()
 
         def now(case: Case | CtcCase) -> dict[str, Any]:
+            document["sources"] = list(dict.fromkeys([*document["sources"], revision]))
             return measure(case, peers, threads, options, machine, ceiling_now)
 
         for case in cases:

@@ -7,6 +7,8 @@ public name are imported on first use.
 from __future__ import annotations
 
 import importlib
+import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from fastlstm._version import __version__
@@ -58,6 +60,16 @@ _SUBMODULES = frozenset(
 )
 
 __all__ = ["__version__", *_EXPORTS]
+
+
+_threads = os.environ.get("FASTLSTM_NUM_THREADS", "")
+if _threads and not (_threads.isascii() and _threads.isdigit() and int(_threads[:5]) <= 1024):
+    warnings.warn(
+        f"FASTLSTM_NUM_THREADS is {_threads[:20]!r}, not a whole number from 0 to 1024: it is ignored",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+del _threads
 
 
 def __getattr__(name: str) -> Any:

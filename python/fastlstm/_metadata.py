@@ -287,6 +287,12 @@ def _array(members: dict[str, Any]) -> NDArray[Any]:
     if any(type(size) is not int or size < 0 for size in shape) or math.prod(shape) != len(values):
         raise ModelFormatError(f"the configuration holds {len(values)} values for the shape {shape}")
     _check_items(code, values)
+    if code[1] in "iu" and values:
+        limits = np.iinfo(code)
+        if min(values) < limits.min or max(values) > limits.max:
+            raise ModelFormatError(
+                f"the configuration holds an array of dtype {code!r} with numbers beyond it"
+            )
     if code == "object":
         array: NDArray[Any] = np.empty(len(values), dtype=object)
         array[:] = values

@@ -142,6 +142,32 @@ def read(
     return seqs, times
 
 
+def frame_columns(X: Any) -> list[str] | None:
+    """Names of the features of a list of data frames; None for everything else.
+
+    Raises
+    ------
+    ValueError
+        If two frames have different columns.
+    """
+    if not isinstance(X, (list, tuple)) or not all(hasattr(item, "columns") for item in X):
+        return None
+    columns = [str(name) for name in X[0].columns]
+    for i, item in enumerate(X):
+        if [str(name) for name in item.columns] != columns:
+            raise ValueError(f"X[{i}] has the columns {list(item.columns)}, but X[0] has {columns}")
+    return columns
+
+
+def check_columns(X: Any, expected: list[str]) -> None:
+    """Raise ValueError if X is a list of data frames whose columns are not those of the training."""
+    names = frame_columns(X)
+    if names is not None and names != expected:
+        raise ValueError(
+            f"The feature names should match those that were passed during fit: expected {expected}, got {names}."
+        )
+
+
 def hint_of_one(X: Any, n_features: int) -> str:
     """A sentence for whoever gave one sequence (time, features) where several were expected; else nothing."""
     shape: tuple[int, ...] = getattr(X, "shape", ())

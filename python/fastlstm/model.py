@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastlstm._metadata import decode_json
 from fastlstm._version import __version__
 from fastlstm.decision import Decision
-from fastlstm.inputs import Normalization, Preparation, hint_of_one
+from fastlstm.inputs import Normalization, Preparation, check_columns, hint_of_one
 from fastlstm.missing import MissingValues
 from fastlstm.network import SequenceNetwork
 from fastlstm.serialization import (
@@ -89,7 +89,8 @@ class Model:
     missing : MissingValues, optional
         For models that read NaN as not observed.
     extra : mapping, optional
-        Further facts about the model (plain data), stored with it and shown by `info`.
+        Further facts about the model (plain data), stored with it and shown by `info`. With "feature_names", data
+        frames have to have these columns.
 
     Attributes
     ----------
@@ -119,6 +120,13 @@ class Model:
             )
         self._preparation = Preparation(network, missing, normalization)
         self.n_features_in_ = self._preparation.n_features
+        names = self.extra.get("feature_names")
+        if names is not None and not (
+            isinstance(names, list)
+            and len(names) == self.n_features_in_
+            and all(isinstance(name, str) for name in names)
+        ):
+            raise ValueError(f"feature_names must be {self.n_features_in_} names, got {names!r:.200}")
 
     def __repr__(self) -> str:
         return f"Model({self.kind}, {self.n_features_in_} features, {self.network.n_outputs} outputs)"
@@ -159,8 +167,9 @@ class Model:
         Raises
         ------
         ValueError
-            If X has another number of features, is not finite, or is empty; if `delta_t` does not fit X, or the
-            model does not use it; for `return_std` of a model that predicts no deviations.
+            If X has another number of features or, of data frames, other columns, is not finite, or is empty; if
+            `delta_t` does not fit X, or the model does not use it; for `return_std` of a model that predicts no
+            deviations.
         """
         raw = self.raw_outputs(X, lengths, delta_t=delta_t)
         values = self.decision.predict(raw)
@@ -186,6 +195,8 @@ class Model:
                 f"X has {sequences.n_features} features, but the model was trained with {self.n_features_in_}."
                 f"{hint_of_one(X, self.n_features_in_)}"
             )
+        if self.extra.get("feature_names") is not None:
+            check_columns(X, self.extra["feature_names"])
         return self.network.predict(self._preparation.apply(sequences, times))
 
     def stream(self, n_streams: int = 1) -> Stream:

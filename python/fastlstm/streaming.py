@@ -1,4 +1,4 @@
-"""One time step at a time: recurrent states kept between calls, no memory taken by a step."""
+"""One time step at a time: recurrent states kept between calls; the step of a layer takes no memory."""
 
 from __future__ import annotations
 

@@ -434,6 +434,16 @@ def test_missed_targets_are_named():
     assert missed_targets(reached) == []
 
 
+def test_a_table_says_which_commits_were_measured():
+    table, document = bench_module("readme_table"), a_document()
+    assert "; commit" not in table.make_table(document)
+    assert "; commit abc123." in table.make_table(document | {"sources": ["abc123"]})
+    assert "; commits abc123, def456-dirty." in table.make_table(
+        document | {"sources": ["abc123", "def456-dirty"]}
+    )
+    assert bench_module("comparison").source_revision()
+
+
 def test_targets_without_a_column_for_the_machine():
     comparison = bench_module("comparison")
     case = replace(TINY[1], targets=(Target(1.2, None),))

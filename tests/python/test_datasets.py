@@ -86,6 +86,19 @@ def test_long_table_sorted_by_dates(write):
     assert load_sequences(write("d.csv", text), id="id", time="t").X[0].ravel().tolist() == [1.0, 2.0]
 
 
+def test_long_table_sorted_by_times_of_day_and_zones(write):
+    text = "id,t,x\n1,2024-01-31T12:00:00+01:00,1\n1,2024-01-31 11:30,2\n1,2024-01-31T11:15:00Z,1.5\n"
+    found = load_sequences(write("d.csv", text), id="id", time="t")
+    assert found.X[0].ravel().tolist() == [1.0, 1.5, 2.0]
+
+
+@pytest.mark.parametrize("times", [("10/01/2020", "9/01/2020"), ("1", "two"), ("b", "a")])
+def test_times_that_would_sort_as_text_are_refused(write, times):
+    text = f"id,t,x\n1,{times[0]},2\n1,{times[1]},1\n"
+    with pytest.raises(ValueError, match="neither a number nor a time as ISO 8601"):
+        load_sequences(write("d.csv", text), id="id", time="t")
+
+
 def test_ids_keep_the_order_of_appearance(write):
     data = load_sequences(write("d.csv", "id,x\n9,1\n10,2\n9,3\n-1,4\n"), id="id")
     assert data.ids == [9, 10, -1]

@@ -210,6 +210,12 @@ def test_errors_of_predict():
         model.predict([np.full((4, 3), np.nan)])
 
 
+@pytest.mark.parametrize("names", ["abc", ["a", "b"], ["a", "b", 3], 7])
+def test_names_of_features_that_do_not_fit(names):
+    with pytest.raises(ValueError, match="feature_names must be 3 names"):
+        make_model(extra={"feature_names": names})
+
+
 def test_parts_that_do_not_fit():
     with pytest.raises(ValueError, match="3 outputs and the decision needs 2"):
         Model(make_network(3), Decision("multiclass", np.array(["a", "b"])))

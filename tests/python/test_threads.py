@@ -222,6 +222,13 @@ def test_number_of_threads_from_the_environment() -> None:
     assert int(output_of(code, FASTLSTM_NUM_THREADS="", OMP_NUM_THREADS="")) >= 1
 
 
+@pytest.mark.parametrize("text", ["two", "-1", "2.5", "1025", "9" * 5000, "\N{ARABIC-INDIC DIGIT TWO}"])
+def test_a_number_of_threads_that_is_none_is_told(text: str) -> None:
+    done = run_python("import fastlstm; fastlstm.get_num_threads()", FASTLSTM_NUM_THREADS=text)
+    assert done.returncode == 0 and "it is ignored" in done.stderr
+    assert "ignored" not in run_python("import fastlstm", FASTLSTM_NUM_THREADS="0").stderr
+
+
 @pytest.mark.parametrize("value", ["0", "-2", "two", "1.5", "99999999999999999999"])
 def test_bad_number_in_the_environment_is_ignored_or_refused_never_a_crash(value: str) -> None:
     code = "import fastlstm; assert 1 <= fastlstm.get_num_threads() <= 1024"

@@ -13,6 +13,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from fastlstm.sequences import Sequences, as_sequences, as_times
 Table = dict[str, NDArray[Any]]
 Result = TypeVar("Result")
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 
 
@@ -52,7 +54,8 @@ def load_sequences(
         Column that says which sequence a row belongs to. With it the table is read in the long form,
         one row a time step; without it in the wide form, one row a sequence.
     time : str, optional
-        Column by which the rows of a sequence are sorted (long form); by default their order in the file.
+        Column by which the rows of a sequence are sorted (long form), of numbers or of ISO 8601 dates and times; by
+        default their order in the file.
     delta_t : str, optional
         Column of the times since the step before, at least 0 (long form), or name of the array of them (npz). That
         of a first step may be an empty cell, which counts as 0.
@@ -200,6 +203,25 @@ def _typed(column: NDArray[Any]) -> NDArray[Any]:
     return numbers if np.isfinite(numbers).all() else np.array(texts, dtype=np.str_)
 
 
+def _moments(table: Table, name: str) -> NDArray[Any]:
+    """A column to sort time steps by: of numbers, or of ISO 8601 dates and times, as microseconds."""
+    column = _typed(_column(table, name))
+    if column.dtype.kind != "U":
+        return column
+    moments = np.empty(len(column), np.int64)
+    for row, text in enumerate(column.tolist()):
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(
+                f"column {name!r} holds {text!r} in data row {row + 1}, neither a number nor a time as ISO 8601 writes "
+                "it, such as 2020-01-31 or 2020-01-31T12:00:00"
+            ) from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        moments[row] = (moment - _EPOCH) // timedelta(microseconds=1)
+    return moments
+
+
 def _answers(table: Table, targets: Sequence[str]) -> NDArray[Any] | None:
     """Targets (rows,) or (rows, n_targets)."""
     if not targets:
@@ -251,7 +273,7 @@ def _long(
     empty_as = np.nan if allow_missing else None
     values = np.stack([_numbers(table, name, empty_as) for name in names], axis=1)
     _, first_rows, group = np.unique(ids, return_index=True, return_inverse=True)
-    moment = np.arange(len(ids)) if time is None else _typed(_column(table, time))
+    moment = np.arange(len(ids)) if time is None else _moments(table, time)
     order = np.lexsort((moment, first_rows[group]))
     sorted_first = first_rows[group][order]
     starts = np.flatnonzero(np.r_[True, np.diff(sorted_first) != 0])

@@ -24,7 +24,6 @@ from fastlstm.estimators._compat import CallbackSupportMixin
 from fastlstm.estimators._data import (
     check_same_length,
     check_weights,
-    frame_columns,
     is_table,
     merge_equal_rows,
     n_threads,
@@ -39,7 +38,15 @@ from fastlstm.estimators._params import (
     Rule,
     check_parameters,
 )
-from fastlstm.inputs import Normalization, Preparation, fit_missing, hint_of_one, read
+from fastlstm.inputs import (
+    Normalization,
+    Preparation,
+    check_columns,
+    fit_missing,
+    frame_columns,
+    hint_of_one,
+    read,
+)
 from fastlstm.layers import LSTM, Stack
 from fastlstm.layers._connections import MERGES, SKIPS
 from fastlstm.layers.recurrent import CELLS
@@ -470,12 +477,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
                 f"X has {seqs.n_features} features, but {type(self).__name__} "
                 f"is expecting {expected} features as input.{hint_of_one(X, expected)}"
             )
-        names = None if self._fitted_on_table else frame_columns(X)
-        if names is not None and names != list(getattr(self, "feature_names_in_", names)):
-            raise ValueError(
-                "The feature names should match those that were passed during fit: "
-                f"expected {list(self.feature_names_in_)}, got {names}."
-            )
+        if not self._fitted_on_table and hasattr(self, "feature_names_in_"):
+            check_columns(X, list(self.feature_names_in_))
 
     # ---------------------------------------------------------------- after fit
 
@@ -509,12 +512,15 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         from fastlstm.model import Model
 
         check_is_fitted(self)
+        extra: dict[str, Any] = {"estimator": type(self).__name__}
+        if not self._fitted_on_table and hasattr(self, "feature_names_in_"):
+            extra["feature_names"] = list(self.feature_names_in_)
         return Model(
             self.network_,
             self._decision,
             normalization=self._normalization,
             missing=self._missing_values,
-            extra={"estimator": type(self).__name__},
+            extra=extra,
         )
 
     def save(self, path: Any) -> None:

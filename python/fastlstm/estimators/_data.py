@@ -1,4 +1,4 @@
-"""Small helpers of the estimators: rows, weights, feature names, random numbers, threads."""
+"""Small helpers of the estimators: rows, weights, random numbers, threads."""
 
 from __future__ import annotations
 
@@ -26,23 +26,6 @@ def is_table(X: Any) -> bool:
     if not all(isinstance(row, (list, tuple)) for row in X):
         return False
     return len({len(row) for row in X}) == 1 and np.ndim(X[0][:1]) == 1
-
-
-def frame_columns(X: Any) -> list[str] | None:
-    """Names of the features of a list of data frames; None for everything else.
-
-    Raises
-    ------
-    ValueError
-        If two frames have different columns.
-    """
-    if not isinstance(X, (list, tuple)) or not all(hasattr(item, "columns") for item in X):
-        return None
-    columns = [str(name) for name in X[0].columns]
-    for i, item in enumerate(X):
-        if [str(name) for name in item.columns] != columns:
-            raise ValueError(f"X[{i}] has the columns {list(item.columns)}, but X[0] has {columns}")
-    return columns
 
 
 def check_weights(sample_weight: ArrayLike | None, n: int) -> NDArray[np.float64] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -372,6 +373,12 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
             raise ValueError(
                 "class_weight='balanced' is not supported for partial_fit: give a dict of class weights"
             )
+        if isinstance(self.class_weight, Mapping):
+            for label, weight in self.class_weight.items():
+                if not (isinstance(weight, (int, float, np.integer, np.floating)) and 0.0 <= weight < np.inf):
+                    raise ValueError(
+                        f"class_weight of {label!r} is {weight!r}; weights are finite and at least 0"
+                    )
         by_class = np.asarray(compute_sample_weight(self.class_weight, y), dtype=np.float64)
         return by_class if weights is None else by_class * weights
 

@@ -147,7 +147,7 @@ def test_number_of_features_is_checked(ragged):
         model.predict([X[0], np.array([[0, 0, 0], [0, 0, 0], [np.nan, 0, 0]])])
 
 
-def test_feature_names(ragged):
+def test_feature_names(ragged, tmp_path):
     pd = pytest.importorskip("pandas")
     X, y = ragged
     frames = [pd.DataFrame(sequence, columns=["a", "b", "c"]) for sequence in X]
@@ -155,8 +155,16 @@ def test_feature_names(ragged):
     assert model.feature_names_in_.tolist() == ["a", "b", "c"]
     assert model.n_features_in_ == 3
     np.testing.assert_array_equal(model.predict(frames), model.predict(X))
-    with pytest.raises(ValueError, match="feature names should match"):
-        model.predict([frame.rename(columns={"a": "z"}) for frame in frames])
+    model.save(tmp_path / "model.safetensors")
+    loaded = fastlstm.load(tmp_path / "model.safetensors")
+    assert loaded.info["feature_names"] == ["a", "b", "c"]
+    np.testing.assert_array_equal(loaded.predict(frames), model.predict(X))
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    for other in (model, loaded, loaded.at_precision("high")):
+        with pytest.raises(ValueError, match="feature names should match"):
+            other.predict([frame.rename(columns={"a": "z"}) for frame in frames])
+        with pytest.raises(ValueError, match="feature names should match"):
+            other.predict([frame[["c", "b", "a"]] for frame in frames])
     with pytest.raises(ValueError, match=r"X\[1\] has the columns"):
         model.fit([frames[0], *(frame[["b", "a", "c"]] for frame in frames[1:])], y)
     assert not hasattr(model.fit(X, y), "feature_names_in_")
@@ -193,6 +201,9 @@ def test_class_weight_equals_sample_weight(ragged):
     check_same_outputs(by_class, classifier().fit(X, y, sample_weight=[weight[label] for label in y]), X)
     uneven = np.r_[np.flatnonzero(y == 0)[:4], np.flatnonzero(y > 0)]
     counts = np.bincount(y[uneven])
+    for wrong in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="class_weight of 1 is"):
+            classifier(class_weight={**weight, 1: wrong}).fit(X, y)
     balanced = classifier(class_weight="balanced").fit([X[i] for i in uneven], y[uneven])
     manual = {label: len(uneven) / (3 * count) for label, count in enumerate(counts)}
     check_same_outputs(balanced, classifier(class_weight=manual).fit([X[i] for i in uneven], y[uneven]), X)
