@@ -20,8 +20,6 @@ enum { TURNS_BEFORE_YIELD = 4000, MAX_THREADS = 1024 };
 /* So long after a call, OpenMP's threads still wait for the next one. */
 enum { AWAKE_NS = 1000000 };
 
-static atomic_int
-    forked_amid; /* in a child that has the forking thread's team, without its threads */
 static atomic_int default_threads; /* fl_set_num_threads; 0 = automatic */
 static pthread_once_t limits_once = PTHREAD_ONCE_INIT;
 static int environment_threads; /* FASTLSTM_NUM_THREADS, 0 if unset or unusable */
@@ -103,6 +101,8 @@ static void find_limits(void)
 }
 
 #ifdef _OPENMP
+/* 1: this is a child that has the forking thread's team, without its threads. */
+static atomic_int forked_amid;
 /* Members of the team that this thread had last: OpenMP keeps them for the next one. */
 static _Thread_local int members = 1;
 static _Thread_local int
