@@ -63,14 +63,24 @@ class PreparedStream(Stream):
         refuse_nonfinite(x_t.reshape(shape), allow_nan=self._missing is not None)
         times = None if delta_t is None else check_step_times(delta_t, self.n_streams)
         self._exact[...] = x_t
-        inputs = self._exact if self._missing is None else self._missing.step(self._exact, times)
+        if self._missing is None:
+            return self._prepared_step(self._exact, times)
+        kept = [array.copy() for array in self._missing.memory]
+        try:
+            inputs = self._missing.step(self._exact, times)
+            return self._prepared_step(inputs, times if self.network.takes_time else None)
+        except Exception:  # what the network refuses was not observed
+            for array, before in zip(self._missing.memory, kept, strict=True):
+                array[...] = before
+            raise
+
+    def _prepared_step(self, inputs: NDArray[Any], times: NDArray[Any] | None) -> NDArray[Any]:
         if self._normalization is not None:
             np.subtract(inputs, self._normalization.mean, out=inputs)
             np.divide(inputs, self._normalization.scale, out=inputs)
         with np.errstate(over="ignore"):
             np.copyto(self._rounded, inputs, casting="same_kind")
-        unused = self._missing is not None and not self.network.takes_time
-        return super().raw_step(self._rounded, None if unused else times)
+        return super().raw_step(self._rounded, times)
 
 
 class Model:
