@@ -109,13 +109,18 @@ static _Thread_local int
     team_remains; /* at a fork: the runtime would not let go of the caller's team */
 
 /* Whoever ran OpenMP on this thread, we or another library, left it a team that waits; its threads
- * would be missing in a child, which would wait for them for ever. So the team is let go. */
+ * would be missing in a child, which would wait for them for ever. So the team is let go, where the
+ * runtime does not do it by itself, as LLVM's does. */
 static void before_fork(void)
 {
+    int remains = omp_in_parallel();
+#ifndef __clang__
     int (*pause)(int) = NULL;
     void *found = dlsym(RTLD_DEFAULT, "omp_pause_resource_all"); /* OpenMP 5.0 */
     memcpy(&pause, &found, sizeof pause);
-    team_remains = omp_in_parallel() || !pause || pause(1 /* omp_pause_soft */) != 0;
+    remains = remains || !pause || pause(1 /* omp_pause_soft */) != 0;
+#endif
+    team_remains = remains;
     members = 1;
 }
 
