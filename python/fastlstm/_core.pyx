@@ -20,8 +20,8 @@ cdef extern from *:
     """
     #include <stdatomic.h>
     typedef atomic_int fl_flag;
-    #define fl_flag_take(flag) atomic_exchange(flag, 1)
-    #define fl_flag_drop(flag) atomic_store(flag, 0)
+    #define fl_flag_take(flag) atomic_exchange_explicit(flag, 1, memory_order_acquire)
+    #define fl_flag_drop(flag) atomic_store_explicit(flag, 0, memory_order_release)
     """
     ctypedef int fl_flag
     bint fl_flag_take(fl_flag *flag) nogil  # whether somebody had it

@@ -70,7 +70,7 @@ cdef class Stream:
     cdef bint _fits(self, Py_buffer *rows, Py_ssize_t n_bytes, Py_ssize_t columns):
         """Whether rows are of the layer's dtype, as many as streams, each of so many columns (one stream: or a row)."""
         return (rows.len == n_bytes and rows.format[0] == self.format and rows.ndim > 0 and
-                rows.shape[rows.ndim - 1] == columns and <size_t> rows.buf % self.layer.itemsize == 0)
+                rows.shape[rows.ndim - 1] == columns and <size_t> rows.buf & <size_t> (self.layer.itemsize - 1) == 0)
 
     cdef object _refusal(self, str name, Py_ssize_t columns):
         kind = "writable, C-contiguous" if name == "out" else "C-contiguous"
