@@ -103,7 +103,8 @@ static void find_limits(void)
 #ifdef _OPENMP
 /* 1: this is a child that has the forking thread's team, without its threads. */
 static atomic_int forked_amid;
-/* Members of the team that this thread had last: OpenMP keeps them for the next one. */
+/* Members of the largest team that this thread has had: as many are granted again without asking.
+ */
 static _Thread_local int members = 1;
 static _Thread_local int
     team_remains; /* at a fork: the runtime would not let go of the caller's team */
@@ -240,8 +241,7 @@ void fl_team_run(int n_threads, int wakes, fl_team_function function, void *argu
     if (n_threads > 1 && !atomic_load(&forked_amid)) {
         if (wakes || now_ns() - atomic_load(&last_wish) < AWAKE_NS) {
             if (n_threads > members)
-                n_threads = members_granted(n_threads);
-            members = n_threads;
+                members = n_threads = members_granted(n_threads);
             fl_fpenv saved = fl_fpenv_current(); /* the runtime's own arithmetic raises flags */
             run_together(n_threads, function, argument);
             fl_fpenv_leave(saved);
