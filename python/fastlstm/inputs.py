@@ -159,10 +159,10 @@ def frame_columns(X: Any) -> list[str] | None:
     return columns
 
 
-def check_columns(X: Any, expected: list[str]) -> None:
-    """Raise ValueError if X is a list of data frames whose columns are not those of the training."""
+def check_columns(X: Any, expected: list[str] | None) -> None:
+    """Raise ValueError if X is a list of data frames of different columns, or of others than `expected`, if known."""
     names = frame_columns(X)
-    if names is not None and names != expected:
+    if names is not None and expected is not None and names != expected:
         raise ValueError(
             f"The feature names should match those that were passed during fit: expected {expected}, got {names}."
         )

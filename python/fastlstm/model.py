@@ -205,8 +205,9 @@ class Model:
                 f"X has {sequences.n_features} features, but the model was trained with {self.n_features_in_}."
                 f"{hint_of_one(X, self.n_features_in_)}"
             )
-        if self.extra.get("feature_names") is not None:
-            check_columns(X, self.extra["feature_names"])
+        names = self.extra.get("feature_names")
+        if names is not None:
+            check_columns(X, names)
         return self.network.predict(self._preparation.apply(sequences, times))
 
     def stream(self, n_streams: int = 1) -> Stream:

@@ -215,6 +215,8 @@ static void check_placed_back(const fl_recurrent_config *config)
     const size_t row = PLACED_WIDTH * (config->dtype == FL_FLOAT64 ? 8 : 4);
     const int64_t values = PLACED * PLACED_APART * PLACED_WIDTH;
     test_layer made = test_layer_new(config, 7);
+    const size_t bytes = (size_t)values * row / PLACED_WIDTH,
+                 gradient_bytes = (size_t)made.n_parameters * row / PLACED_WIDTH;
     generator from = {8};
     int64_t even[PLACED], odd[PLACED];
     char *x = reals_new(config->dtype, values), *dy = reals_new(config->dtype, values),
@@ -227,8 +229,8 @@ static void check_placed_back(const fl_recurrent_config *config)
         real_put(config->dtype, dy, i, random_real(&from, 1));
         real_put(config->dtype, moved, i, 0);
     }
-    memset(dx, 1, (size_t)values * row / PLACED_WIDTH);
-    memset(wanted, 1, (size_t)values * row / PLACED_WIDTH);
+    memset(dx, 1, bytes);
+    memset(wanted, 1, bytes);
     for (int b = 0; b < PLACED; b++) {
         even[b] = 1 + b * PLACED_APART;
         odd[b] = 1 + (PLACED - 1 - b) * PLACED_APART;
@@ -236,13 +238,13 @@ static void check_placed_back(const fl_recurrent_config *config)
     }
     run_placed_back(&made, x, even, moved, odd, wanted, wanted_gradients);
     run_placed_back(&made, x, even, dy, even, dx, gradients);
-    CHECK(memcmp(dx, wanted, (size_t)values * row / PLACED_WIDTH) == 0);
-    CHECK(memcmp(gradients, wanted_gradients, (size_t)made.n_parameters * row / PLACED_WIDTH) == 0);
+    CHECK(memcmp(dx, wanted, bytes) == 0);
+    CHECK(memcmp(gradients, wanted_gradients, gradient_bytes) == 0);
     run_placed_back(&made, x, even, dy, even, dy, gradients);
     for (int b = 0; b < PLACED; b++)
         CHECK(memcmp(dy + (size_t)even[b] * row, wanted + (size_t)even[b] * row,
                      PLACED_STEPS * row) == 0);
-    CHECK(memcmp(gradients, wanted_gradients, (size_t)made.n_parameters * row / PLACED_WIDTH) == 0);
+    CHECK(memcmp(gradients, wanted_gradients, gradient_bytes) == 0);
     guarded_check();
     void *arrays[] = {x, dy, moved, dx, wanted, gradients, wanted_gradients};
     for (int i = 0; i < 7; i++)

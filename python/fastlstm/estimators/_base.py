@@ -182,12 +182,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 
     @abstractmethod
     def _encode_fit(
-        self,
-        y: NDArray[Any],
-        weights: NDArray[np.float64] | None,
-        known: Decision | None,
-        classes: Any,
-        incremental: bool,
+        self, y: NDArray[Any], weights: NDArray[np.float64] | None, known: Decision | None, classes: Any
     ) -> tuple[NDArray[Any], NDArray[np.float64] | None, Decision]:
         """Targets (n, ...), weights and decision from checked `y`; `known` is a decision to continue with."""
 
@@ -227,7 +222,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         fresh = not self.__sklearn_is_fitted__() or not (self.warm_start or incremental)
         if not fresh:
             self._check_architecture()
-        data, decision = self._encode(X, y, lengths, delta_t, sample_weight, fresh, classes, incremental)
+        data, decision = self._encode(X, y, lengths, delta_t, sample_weight, fresh, classes)
         rng = random_generator(self.random_state) if fresh else self._rng
         train, validation = self._validation(data, eval_set, decision, rng, incremental)
         loss = self._loss(decision)
@@ -250,7 +245,6 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         sample_weight: Any,
         fresh: bool,
         classes: Any,
-        incremental: bool,
     ) -> tuple[Encoded, Decision]:
         """Checked training data, without the rows of weight zero."""
         seqs, times = self._read(X, lengths, delta_t)
@@ -261,8 +255,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             present = np.flatnonzero(weights)
             seqs, y, weights = seqs[present], y[present], weights[present]
             times = None if times is None else times[present]
-        known = None if fresh else self._decision
-        targets, weights, decision = self._encode_fit(y, weights, known, classes, incremental)
+        targets, weights, decision = self._encode_fit(y, weights, None if fresh else self._decision, classes)
         return Encoded(seqs, targets, weights, times), decision
 
     def _read(
@@ -470,6 +463,13 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
 
+    @property
+    def _feature_names(self) -> list[str] | None:
+        """Names of the columns of the frames in training; None for other data, a table of one column a step too."""
+        if self._fitted_on_table or not hasattr(self, "feature_names_in_"):
+            return None
+        return list(self.feature_names_in_)
+
     def _compare_features(self, X: Any, seqs: Sequences) -> None:
         expected = self._preparation.n_features
         if seqs.n_features != expected:
@@ -477,8 +477,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
                 f"X has {seqs.n_features} features, but {type(self).__name__} "
                 f"is expecting {expected} features as input.{hint_of_one(X, expected)}"
             )
-        if not self._fitted_on_table and hasattr(self, "feature_names_in_"):
-            check_columns(X, list(self.feature_names_in_))
+        if not self._fitted_on_table:
+            check_columns(X, self._feature_names)
 
     # ---------------------------------------------------------------- after fit
 
@@ -513,8 +513,8 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
 
         check_is_fitted(self)
         extra: dict[str, Any] = {"estimator": type(self).__name__}
-        if not self._fitted_on_table and hasattr(self, "feature_names_in_"):
-            extra["feature_names"] = list(self.feature_names_in_)
+        if self._feature_names is not None:
+            extra["feature_names"] = self._feature_names
         return Model(
             self.network_,
             self._decision,

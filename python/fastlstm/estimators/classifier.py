@@ -340,6 +340,10 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         -------
         self : LSTMClassifier
         """
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not supported for partial_fit: give a dict of class weights"
+            )
         return self._fit(X, y, lengths, sample_weight, delta_t=delta_t, incremental=True, classes=classes)
 
     # ---------------------------------------------------------------- targets
@@ -348,12 +352,7 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
         return _checked_labels(y, name)
 
     def _encode_fit(
-        self,
-        y: NDArray[Any],
-        weights: NDArray[np.float64] | None,
-        known: Decision | None,
-        classes: Any,
-        incremental: bool,
+        self, y: NDArray[Any], weights: NDArray[np.float64] | None, known: Decision | None, classes: Any
     ) -> tuple[NDArray[Any], NDArray[np.float64] | None, Decision]:
         decision = known
         if decision is None:
@@ -362,17 +361,11 @@ class LSTMClassifier(ClassifierMixin, BaseLSTM):
             raise ValueError(f"classes={classes!r} is not the same as on the first call: {self.classes_}")
         targets = _codes(y, decision, "y")
         if self.class_weight is not None:
-            weights = self._class_weighted(y, weights, incremental)
+            weights = self._class_weighted(y, weights)
         return targets, weights, decision
 
-    def _class_weighted(
-        self, y: NDArray[Any], weights: NDArray[np.float64] | None, incremental: bool
-    ) -> NDArray[np.float64]:
+    def _class_weighted(self, y: NDArray[Any], weights: NDArray[np.float64] | None) -> NDArray[np.float64]:
         """Weights (n,) times the weights of the classes."""
-        if incremental and self.class_weight == "balanced":
-            raise ValueError(
-                "class_weight='balanced' is not supported for partial_fit: give a dict of class weights"
-            )
         if isinstance(self.class_weight, Mapping):
             for label, weight in self.class_weight.items():
                 if not (isinstance(weight, (int, float, np.integer, np.floating)) and 0.0 <= weight < np.inf):

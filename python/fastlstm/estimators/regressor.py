@@ -356,12 +356,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         return column_or_1d(y, warn=True) if y.shape[1:] == (1,) else y
 
     def _encode_fit(
-        self,
-        y: NDArray[Any],
-        weights: NDArray[np.float64] | None,
-        known: Decision | None,
-        classes: Any,
-        incremental: bool,
+        self, y: NDArray[Any], weights: NDArray[np.float64] | None, known: Decision | None, classes: Any
     ) -> tuple[NDArray[Any], NDArray[np.float64] | None, Decision]:
         decision = known
         if decision is None:

@@ -8,7 +8,8 @@ enum { OFFER_TURNS = 200 }; /* some microseconds: time enough for who is awake *
 
 static void lock(fl_lanes *lanes)
 {
-    for (int turns = 0; atomic_exchange_explicit(&lanes->locked, 1, memory_order_acquire); turns++)
+    for (unsigned turns = 0; atomic_exchange_explicit(&lanes->locked, 1, memory_order_acquire);
+         turns++)
         fl_pause(turns);
 }
 
@@ -62,12 +63,12 @@ static overview look(const fl_lanes *lanes, int64_t round)
 }
 
 /* Unlocked for up to `turns` turns, or until `count` changes. */
-static void look_away(fl_lanes *lanes, const atomic_int *count, int turns)
+static void look_away(fl_lanes *lanes, const atomic_int *count, unsigned turns)
 {
     int before = atomic_load_explicit(count, memory_order_relaxed);
     unlock(lanes);
-    for (int turn = 0; turn < turns && atomic_load_explicit(count, memory_order_relaxed) == before;
-         turn++)
+    for (unsigned turn = 0;
+         turn < turns && atomic_load_explicit(count, memory_order_relaxed) == before; turn++)
         fl_pause(turn);
     lock(lanes);
 }

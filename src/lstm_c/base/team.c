@@ -101,13 +101,10 @@ static void find_limits(void)
 }
 
 #ifdef _OPENMP
-/* 1: this is a child that has the forking thread's team, without its threads. */
-static atomic_int forked_amid;
-/* Members of the largest team that this thread has had: as many are granted again without asking.
- */
+static atomic_int forked_amid; /* 1: a child with the forking thread's team, without its threads */
+/* Of the largest team that this thread has had: as many are granted again without asking. */
 static _Thread_local int members = 1;
-static _Thread_local int
-    team_remains; /* at a fork: the runtime would not let go of the caller's team */
+static _Thread_local int team_remains; /* at a fork: the runtime did not let go of this thread's */
 
 /* Whoever ran OpenMP on this thread, we or another library, left it a team that waits; its threads
  * would be missing in a child, which would wait for them for ever. So the team is let go, where the
@@ -263,7 +260,7 @@ void fl_barrier_init(fl_barrier *barrier)
     atomic_init(&barrier->phase, 0);
 }
 
-void fl_pause(int turns)
+void fl_pause(unsigned turns)
 {
     if (turns >= TURNS_BEFORE_YIELD) {
         sched_yield();
@@ -286,6 +283,7 @@ void fl_barrier_wait(fl_barrier *barrier, int n_threads)
         atomic_store_explicit(&barrier->phase, phase + 1, memory_order_release);
         return;
     }
-    for (int turns = 0; atomic_load_explicit(&barrier->phase, memory_order_acquire) == phase;)
-        fl_pause(turns < TURNS_BEFORE_YIELD ? turns++ : turns);
+    for (unsigned turns = 0; atomic_load_explicit(&barrier->phase, memory_order_acquire) == phase;
+         turns++)
+        fl_pause(turns);
 }

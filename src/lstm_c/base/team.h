@@ -29,8 +29,9 @@ void fl_team_run(int n_threads, int wakes, fl_team_function function, void *argu
  * quota). */
 int fl_team_size(int requested);
 
-/* A turn of a loop that waits for another thread: `turns` so far. Spins, then yields. */
-void fl_pause(int turns);
+/* A turn of a loop that waits for another thread: `turns` so far, which may wrap. Spins, then
+ * yields. */
+void fl_pause(unsigned turns);
 
 typedef struct fl_barrier {
     _Alignas(64) atomic_int arrived;

@@ -168,6 +168,8 @@ def test_feature_names(ragged, tmp_path):
     with pytest.raises(ValueError, match=r"X\[1\] has the columns"):
         model.fit([frames[0], *(frame[["b", "a", "c"]] for frame in frames[1:])], y)
     assert not hasattr(model.fit(X, y), "feature_names_in_")
+    with pytest.raises(ValueError, match=r"X\[1\] has the columns"):
+        model.predict([frames[0], frames[1][["b", "a", "c"]]])
 
 
 # ---------------------------------------------------------------- weights
