@@ -138,6 +138,21 @@ static int runs_alone(int n_threads)
     return members == 1;
 }
 
+/* Work decides how many threads there are, and whether they are woken; a number by name wakes them.
+ */
+static void test_worth(void)
+{
+    CHECK_EQUAL(fl_team_worth(0, 8), 1);
+    CHECK_EQUAL(fl_team_worth(199999, 8), 1);
+    CHECK_EQUAL(fl_team_worth(200000, 8), 2);
+    CHECK_EQUAL(fl_team_worth(INT64_MAX, 8), 8);
+    CHECK_EQUAL(fl_team_worth(INT64_MAX, 1), 1);
+    CHECK(!fl_team_wakes(7999999, 0, 2));
+    CHECK(fl_team_wakes(8000000, 0, 2));
+    CHECK(fl_team_wakes(0, 2, 2));
+    CHECK(fl_team_wakes(INT64_MAX, 0, 1024));
+}
+
 /* A team that sleeps is left alone, one that still waits for work is used. */
 static void test_sleeping_team(void)
 {
@@ -207,6 +222,7 @@ int main(void)
     test_size();
     test_barrier();
     test_nested();
+    test_worth();
     test_sleeping_team();
     test_fork();
     return check_report();

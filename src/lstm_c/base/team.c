@@ -19,6 +19,10 @@
 enum { TURNS_BEFORE_YIELD = 4000, MAX_THREADS = 1024 };
 /* So long after a call, OpenMP's threads still wait for the next one. */
 enum { AWAKE_NS = 1000000 };
+enum {
+    THREAD_SHARE = 100000, /* of work: below, a fork/join costs more than it gains */
+    WAKING_SHARE = 4000000 /* worth waking a team that sleeps */
+};
 
 static atomic_int default_threads; /* fl_set_num_threads; 0 = automatic */
 static pthread_once_t limits_once = PTHREAD_ONCE_INIT;
@@ -185,6 +189,17 @@ int fl_team_size(int requested)
     if (requested > 0)
         return requested < MAX_THREADS ? requested : MAX_THREADS;
     return runtime < machine_threads ? runtime : machine_threads;
+}
+
+int fl_team_worth(int64_t work, int wanted)
+{
+    int64_t worth = work / THREAD_SHARE;
+    return worth >= wanted ? wanted : worth < 2 ? 1 : (int)worth;
+}
+
+int fl_team_wakes(int64_t work, int asked, int n_threads)
+{
+    return asked > 0 || work / WAKING_SHARE >= n_threads;
 }
 
 void fl_set_num_threads(int32_t n_threads)

@@ -14,6 +14,7 @@
 #define FL_BASE_TEAM_H
 
 #include <stdatomic.h>
+#include <stdint.h>
 
 #include "base/compiler.h"
 
@@ -28,6 +29,13 @@ void fl_team_run(int n_threads, int wakes, fl_team_function function, void *argu
  * (fl_set_num_threads, FASTLSTM_NUM_THREADS, then OpenMP's maximum bounded by affinity mask and CPU
  * quota). */
 int fl_team_size(int requested);
+
+/* Work is counted in multiply-adds of whole vectors, which take about as long on every machine. How
+ * many threads have enough of it to be worth their fork/join, at least 1 and at most `wanted`; and
+ * whether it is worth waking a team of `n_threads` that sleeps: the call was asked for so many
+ * threads by name (`asked`, else 0), or the work is that large. */
+int fl_team_worth(int64_t work, int wanted);
+int fl_team_wakes(int64_t work, int asked, int n_threads);
 
 /* A turn of a loop that waits for another thread: `turns` so far, which may wrap. Spins, then
  * yields. */

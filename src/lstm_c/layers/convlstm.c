@@ -22,8 +22,7 @@
 enum {
     STRIP_BYTES = 1 << 18, /* of unrolled taps: a quarter of a usual L2 cache */
     SHORTEST_STRIP = 24,   /* pixels: tiles of full height */
-    MOST_GROUPS = 16,
-    ALONE = 1 << 20 /* multiply-adds that are not worth a second thread */
+    MOST_GROUPS = 16
 };
 
 /* a * b of sizes; -1 if either is, or if it does not fit: the arena refuses that. */
@@ -181,13 +180,20 @@ static int same_layer(const fl_conv_lstm *a, const fl_conv_lstm *b)
            a->kernel_width == b->kernel_width;
 }
 
-/* Threads for `tasks` of which all together have `steps` steps. */
-static int threads_for(const conv_plan *plan, int requested, int64_t tasks, int64_t steps)
+/* Threads for `tasks` of which all together have `steps` steps, and whether they are to be woken.
+ */
+typedef struct conv_team {
+    int n_threads, wakes;
+} conv_team;
+static conv_team team_for(const conv_plan *plan, int requested, int64_t tasks, int64_t steps)
 {
-    int64_t work =
-        times(times(times(plan->depth_x + plan->depth_h, plan->gate_row), plan->pixels), steps);
-    int n_threads = work >= 0 && work < ALONE ? 1 : fl_team_size(requested);
-    return n_threads < tasks ? n_threads : (int)tasks;
+    int64_t work = times(
+        times(times(plan->depth_x + plan->depth_h, plan->gate_row / plan->lanes), plan->pixels),
+        steps);
+    work = work < 0 ? INT64_MAX : work;
+    int worth = fl_team_worth(work, fl_team_size(requested)),
+        n_threads = worth < tasks ? worth : (int)tasks;
+    return (conv_team){n_threads, fl_team_wakes(work, requested, n_threads)};
 }
 
 /* ---- tape ---- */
@@ -307,19 +313,19 @@ fl_status fl_conv_lstm_forward(const fl_conv_lstm *layer, const fl_conv_forward 
         return status;
     for (int64_t b = 0; b < call->n; b++)
         steps += call->length[b];
-    int n_threads = threads_for(&run.plan, call->n_threads, call->n, steps);
-    forward_layout(&run, n_threads, &arena);
+    const conv_team team = team_for(&run.plan, call->n_threads, call->n, steps);
+    forward_layout(&run, team.n_threads, &arena);
     if ((status = fl_arena_commit(&arena)) != FL_OK)
         return status;
     if (run.training && (status = prepare_tape(&run.plan, call, steps, call->tape)) != FL_OK) {
         fl_arena_release(&arena);
         return status;
     }
-    forward_layout(&run, n_threads, &arena);
+    forward_layout(&run, team.n_threads, &arena);
     if (run.training)
         run.frames = call->tape->frames;
     pack(&run, call->parameters);
-    fl_team_run(n_threads, 1,
+    fl_team_run(team.n_threads, team.wakes,
                 layer->dtype == FL_FLOAT64 ? conv_forward_thread_f64 : conv_forward_thread_f32,
                 &run);
     if (run.training)
@@ -377,12 +383,13 @@ static void pack_transposed(conv_run *run, const void *parameters)
     }
 }
 
-static void go_back(conv_run *run, int n_threads)
+static void go_back(conv_run *run, conv_team team)
 {
     int is_double = run->plan.layer.dtype == FL_FLOAT64;
     pack(run, run->backward->parameters);
     pack_transposed(run, run->backward->parameters);
-    fl_team_run(n_threads, 1, is_double ? conv_backward_thread_f64 : conv_backward_thread_f32, run);
+    fl_team_run(team.n_threads, team.wakes,
+                is_double ? conv_backward_thread_f64 : conv_backward_thread_f32, run);
     fl_fpenv saved = fl_fpenv_enter();
     if (is_double)
         store_gradients_f64(run, run->backward->gradients);
@@ -409,12 +416,12 @@ fl_status fl_conv_lstm_backward(const fl_conv_lstm *layer, const fl_conv_backwar
         return status;
     group_sizes(&run);
     int64_t last = tape->n - 1, steps = tape->frames.first[last] + tape->frames.length[last];
-    int n_threads = threads_for(&run.plan, call->n_threads, run.groups, steps);
-    backward_layout(&run, n_threads, &arena);
+    const conv_team team = team_for(&run.plan, call->n_threads, run.groups, steps);
+    backward_layout(&run, team.n_threads, &arena);
     if ((status = fl_arena_commit(&arena)) != FL_OK)
         return status;
-    backward_layout(&run, n_threads, &arena);
-    go_back(&run, n_threads);
+    backward_layout(&run, team.n_threads, &arena);
+    go_back(&run, team);
     call->tape->filled = 0;
     fl_arena_release(&arena);
     return FL_OK;

@@ -7,7 +7,7 @@
 #include "base/arena.h"
 #include "base/team.h"
 
-enum { ALONE = 16384 }; /* steps times labels that are not worth a second thread */
+enum { STATE_WORK = 24 }; /* a step of a label and a blank, in the unit of base/team.h */
 
 int64_t fl_ctc_shortest(const int64_t *label, int64_t labels)
 {
@@ -69,6 +69,7 @@ static fl_status measure(const fl_ctc *call, int64_t lanes, int64_t size, int64_
             continue;
         fl_ctc_plan plan = fl_ctc_make_plan(steps, labels, lanes, size);
         if (plan.values < 0 || __builtin_mul_overflow(steps, labels + 1, &area) ||
+            __builtin_mul_overflow(area, STATE_WORK, &area) ||
             __builtin_add_overflow(*work, area, work))
             return FL_ERR_OVERFLOW;
         *count = plan.values > *count ? plan.values : *count;
@@ -93,7 +94,7 @@ fl_status fl_ctc_loss(const fl_ctc *call)
         measure(call, is_double ? isa->f64.lanes : isa->f32.lanes, size, &run.scratch_count, &work);
     if (status != FL_OK)
         return status;
-    int n_threads = work < ALONE ? 1 : fl_team_size(call->n_threads);
+    int n_threads = fl_team_worth(work, fl_team_size(call->n_threads));
     n_threads = n_threads > call->n ? (int)call->n : n_threads;
     if (__builtin_mul_overflow(run.scratch_count, (int64_t)n_threads, &all))
         return FL_ERR_OVERFLOW;
@@ -103,7 +104,8 @@ fl_status fl_ctc_loss(const fl_ctc *call)
     if (status != FL_OK)
         return status;
     run.scratch = arena.memory;
-    fl_team_run(n_threads, 1, is_double ? ctc_worker_f64 : ctc_worker_f32, &run);
+    int wakes = fl_team_wakes(work, call->n_threads, n_threads);
+    fl_team_run(n_threads, wakes, is_double ? ctc_worker_f64 : ctc_worker_f32, &run);
     fl_arena_release(&arena);
     return FL_OK;
 }

@@ -2,12 +2,10 @@
  * threads alone; which thread runs which lane is a matter of the moment (lanes.h). */
 #include "layers/recurrent.h"
 
-/* Work is counted in multiply-adds of whole vectors, which take about as long on every machine. */
+/* Work as in base/team.h. */
 enum {
     ROWS_A_THREAD = 4, /* fewer: split units, all threads on all rows, a barrier a step */
     STEP_SHARE = 2000, /* a barrier (0.1 to 0.2 us) is worth it above so much a thread and step */
-    THREAD_SHARE = 100000,   /* below, a fork/join costs more than it gains */
-    WAKING_SHARE = 4000000,  /* worth waking a team that sleeps */
     FAR_BYTES = 1024 * 1024, /* recurrent weights that a second cache holds in part, or not */
     FARTHER_BYTES = 4 * 1024 * 1024,
     LANE_ROWS = 64,        /* sequences whose states stay in a second cache from step to step */
@@ -28,26 +26,18 @@ void fl_split(int64_t count, int index, int parts, int64_t *first, int64_t *end)
     *end = count * (index + 1) / parts;
 }
 
-static double work_of(const fl_recurrent *layer, const fl_ragged *ragged)
+static int64_t work_of(const fl_recurrent *layer, const fl_ragged *ragged)
 {
     double total = 0;
     for (int i = 0; i < layer->n_packed; i++)
         total += (double)(layer->packed[i].input + layer->config.hidden_size);
-    return total * (double)layer->gate_row / (double)layer->lanes * (double)ragged->rows;
-}
-
-/* `wanted`, or as many threads as have work enough. */
-static int threads_by_work(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
-{
-    double work = work_of(layer, ragged);
-    if (wanted <= work / THREAD_SHARE)
-        return wanted;
-    return work < 2.0 * THREAD_SHARE ? 1 : (int)(work / THREAD_SHARE);
+    total *= (double)layer->gate_row / (double)layer->lanes * (double)ragged->rows;
+    return total < 0x1p62 ? (int64_t)total : INT64_MAX;
 }
 
 int fl_wakes_team(const fl_recurrent *layer, const fl_ragged *ragged, int asked, int n_threads)
 {
-    return asked > 0 || work_of(layer, ragged) >= (double)WAKING_SHARE * n_threads;
+    return fl_team_wakes(work_of(layer, ragged), asked, n_threads);
 }
 
 /* Threads that the units of a direction are worth splitting over. */
@@ -61,7 +51,7 @@ static int threads_by_units(const fl_recurrent *layer, const fl_ragged *ragged)
 
 int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
 {
-    wanted = threads_by_work(layer, ragged, wanted);
+    wanted = fl_team_worth(work_of(layer, ragged), wanted);
     if (layer->config.layer_norm) { /* its sums are over all units */
         int64_t most = layer->directions * (ragged->n / ROWS_A_THREAD);
         most = most > layer->directions ? most : layer->directions;
@@ -80,7 +70,7 @@ int fl_recurrent_threads(const fl_recurrent *layer, const fl_ragged *ragged, int
 static int wave_threads(const fl_recurrent *layer, const fl_ragged *ragged, int wanted)
 {
     int64_t levels = layer->config.num_layers;
-    int threads = threads_by_work(layer, ragged, wanted < levels ? wanted : (int)levels);
+    int threads = fl_team_worth(work_of(layer, ragged), wanted < levels ? wanted : (int)levels);
     if (threads < 2 || layer->directions > 1 || ragged->steps < 2 * (int64_t)FEWEST_STEPS ||
         ragged->n >= 2 * (int64_t)ROWS_A_THREAD)
         return 0;
