@@ -315,8 +315,8 @@ def make_timing(
     --------
     >>> from fastlstm.datasets import make_timing
     >>> X, y, mask = make_timing(2, delays=(10, 11), n_spikes=3, random_state=0)
-    >>> X.values.sum(), mask.sum()
-    (np.float32(8.0), np.int64(6))
+    >>> int(X.values.sum()), int(mask.sum())
+    (8, 6)
     """
     n, n_spikes = _whole(n, "n"), _whole(n_spikes, "n_spikes")
     low, high = _range(delays, "delays")

@@ -1,4 +1,4 @@
-"""Layers of other libraries as layers of this one, weights included."""
+"""Recurrent layers of Keras."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlstm.layers import GRU, LSTM, RNN
-
-__all__ = ["from_keras", "from_keras_weights"]
 
 Array = NDArray[Any]
 
