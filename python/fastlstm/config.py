@@ -20,7 +20,7 @@ def set_num_threads(n: int | None) -> None:
     """Set how many threads a call may use; None or 0 goes back to automatic.
 
     Automatic is FASTLSTM_NUM_THREADS if set, else OpenMP's maximum (which OMP_NUM_THREADS and threadpoolctl
-    change) bounded by the affinity mask and the control group's CPU quota. Small work uses one thread whatever
+    change) bounded by the affinity mask and the CPU quotas of control groups. Small work uses one thread whatever
     is set here; so does work of some milliseconds, and a step of a stream, when no call came within the last
     millisecond, since it may take longer to wake the threads than to do without them. Results never depend on it.
 

@@ -2,7 +2,6 @@
 #include "base/team.h"
 
 #include <dlfcn.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -14,6 +13,7 @@
 #endif
 
 #include "base/fpenv.h"
+#include "base/quota.h"
 #include "fastlstm.h"
 
 enum { TURNS_BEFORE_YIELD = 4000, MAX_THREADS = 1024 };
@@ -40,48 +40,6 @@ static long long read_number(const char **text)
     return value;
 }
 
-/* First bytes of a small file as a string; 0 if it cannot be read. */
-static int read_file(const char *path, char *text, size_t size)
-{
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0)
-        return 0;
-    ssize_t got = read(file, text, size - 1);
-    close(file);
-    text[got > 0 ? got : 0] = '\0';
-    return got > 0;
-}
-
-static int threads_of_quota(long long quota, long long period)
-{
-    if (quota <= 0 || period <= 0)
-        return MAX_THREADS;
-    long long whole = quota / period;
-    return whole < 1 ? 1 : whole > MAX_THREADS ? MAX_THREADS : (int)whole;
-}
-
-/* CPUs that the control group's quota pays for (version 2, then version 1). */
-static int quota_threads(void)
-{
-    char text[64];
-    if (read_file("/sys/fs/cgroup/cpu.max", text, sizeof text)) {
-        const char *at = text;
-        long long quota = read_number(&at);
-        if (*at == ' ')
-            at++;
-        return threads_of_quota(quota, read_number(&at));
-    }
-    if (read_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", text, sizeof text)) {
-        const char *at = text;
-        long long quota = read_number(&at);
-        if (read_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us", text, sizeof text)) {
-            at = text;
-            return threads_of_quota(quota, read_number(&at));
-        }
-    }
-    return MAX_THREADS;
-}
-
 static int affinity_threads(void)
 {
 #ifdef __linux__
@@ -100,8 +58,9 @@ static void find_limits(void)
         long long value = read_number(&text);
         environment_threads = *text == '\0' && value <= MAX_THREADS ? (int)value : 0;
     }
-    int quota = quota_threads(), affinity = affinity_threads();
+    int quota = fl_quota_cpus(""), affinity = affinity_threads();
     machine_threads = quota < affinity ? quota : affinity;
+    machine_threads = machine_threads < MAX_THREADS ? machine_threads : MAX_THREADS;
 }
 
 #ifdef _OPENMP

@@ -60,7 +60,7 @@ fl_status fl_isa_name(const char **name);
 fl_status fl_isa_available(int32_t index, const char **name, int32_t *available);
 int32_t fl_cpu_amx(void);
 /* 0 = automatic: FASTLSTM_NUM_THREADS, else OpenMP's maximum bounded by affinity mask and CPU
- * quota. A call uses fewer threads where its work is small, and one thread where it is small and
+ * quotas. A call uses fewer threads where its work is small, and one thread where it is small and
  * the threads have slept since the last call: waking them may take milliseconds. */
 void fl_set_num_threads(int32_t n_threads);
 int32_t fl_get_num_threads(void);
