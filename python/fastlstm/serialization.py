@@ -17,7 +17,7 @@ import os
 import secrets
 import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = [
     "ModelFormatError",
     "from_bytes",
     "read_safetensors",
+    "replace_file",
     "save_model",
     "to_bytes",
     "write_safetensors",
@@ -99,14 +100,17 @@ def write_safetensors(
     (array([0., 1., 2.]), 'three numbers')
     """
     header, arrays = _layout(tensors, metadata)
+    replace_file(path, (header, *map(_bytes_of, arrays)))
+
+
+def replace_file(path: PathLike, parts: Iterable[bytes | memoryview]) -> None:
+    """Create or replace a file, which is complete or untouched at any time, as `write_safetensors` says."""
     path = os.fspath(path)
     folder = os.path.dirname(path) or "."
     temporary = os.path.join(folder, f".{os.path.basename(path)}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(header)
-            for array in arrays:
-                file.write(_bytes_of(array))
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -73,6 +73,17 @@ static void test_top(void)
     end();
 }
 
+/* A group of version 2 that has the name of version 1's hierarchy, and is not ours. */
+static void test_group_named_cpu(void)
+{
+    begin("0::/system.slice\n");
+    write_file("/sys/fs/cgroup/cpu/cpu.max", "100000 100000\n");
+    CHECK_EQUAL(fl_quota_cpus(root), INT_MAX);
+    write_file("/proc/self/cgroup", "0::/cpu/jobs\n");
+    CHECK_EQUAL(fl_quota_cpus(root), 1);
+    end();
+}
+
 /* A service: the smallest quota on the way up counts. */
 static void test_service(void)
 {
@@ -121,6 +132,7 @@ int main(void)
 {
     test_none();
     test_top();
+    test_group_named_cpu();
     test_service();
     test_version_1();
     test_nonsense();

@@ -76,12 +76,12 @@ int fl_quota_cpus(const char *root)
 {
     static const char unified[] = "/sys/fs/cgroup", of_cpu[] = "/sys/fs/cgroup/cpu";
     char text[FILE_BYTES], folder[PATH_BYTES], *rest = NULL;
-    int least = hierarchy_cpus(root, unified, "");
-    int found = hierarchy_cpus(root, of_cpu, "");
-    least = found < least ? found : least;
+    int least = hierarchy_cpus(root, unified, ""), found;
     int length = snprintf(folder, sizeof folder, "%s/proc/self", root);
-    if (length < 0 || length >= PATH_BYTES || !read_file(folder, "cgroup", text, sizeof text))
-        return least;
+    if (length < 0 || length >= PATH_BYTES || !read_file(folder, "cgroup", text, sizeof text)) {
+        found = hierarchy_cpus(root, of_cpu, "");
+        return found < least ? found : least;
+    }
     /* lines of number:controllers:path, the controllers of version 2 empty */
     for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
         char *controllers = strchr(line, ':'),

@@ -20,9 +20,8 @@ ESTIMATORS = [
 ]
 
 
-CHECKS = parametrize_with_checks(
-    ESTIMATORS
-)  # a generator before scikit-learn 1.7, which pytest takes no more
+# A generator before scikit-learn 1.7, which pytest takes no more.
+CHECKS = parametrize_with_checks(ESTIMATORS)
 
 
 @pytest.mark.parametrize(CHECKS.args[0], list(CHECKS.args[1]), **CHECKS.kwargs)
