@@ -2,10 +2,10 @@
 
 The hooks and their first argument are skorch's: ``on_train_begin(net, ...)``, ``on_train_end``,
 ``on_epoch_begin``, ``on_epoch_end``, ``on_batch_begin``, ``on_batch_end``. `net` is the estimator, or the
-trainer where there is none. The keyword arguments are ``trainer`` and ``history`` in every hook; ``epoch``
-(counted from 1) in those of an epoch; ``epoch``, ``batch`` (from 0), ``n_batches`` and, at its end, ``loss``
-in those of a minibatch. A callback may be any object that has some of the hooks and takes further keyword
-arguments. It stops the training with ``trainer.stop()``.
+trainer where there is none; an estimator predicts, scores and saves with the weights of the moment. The keyword
+arguments are ``trainer`` and ``history`` in every hook; ``epoch`` (counted from 1) in those of an epoch; ``epoch``,
+``batch`` (from 0), ``n_batches`` and, at its end, ``loss`` in those of a minibatch. A callback may be any object that
+has some of the hooks and takes further keyword arguments. It stops the training with ``trainer.stop()``.
 """
 
 from __future__ import annotations

@@ -391,11 +391,15 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             self._optimizer = self._new_optimizer()
         trainer = self._new_trainer(self._optimizer, incremental, callbacks)
         arguments = (self.network_, *data[:3], loss)
-        if incremental:
-            history = trainer.partial_fit(*arguments, estimator=self)
-        else:
-            scored = None if validation is None else (*validation[:3], self._validation_score)
-            history = trainer.fit(*arguments, validation=scored, estimator=self)
+        self._in_training = True
+        try:
+            if incremental:
+                history = trainer.partial_fit(*arguments, estimator=self)
+            else:
+                scored = None if validation is None else (*validation[:3], self._validation_score)
+                history = trainer.fit(*arguments, validation=scored, estimator=self)
+        finally:
+            del self._in_training
         self._record(history, n_rows, incremental)
 
     def _new_optimizer(self) -> Optimizer:
@@ -498,7 +502,7 @@ class BaseLSTM(CallbackSupportMixin, BaseEstimator, metaclass=ABCMeta):
             optimizer.load_state_dict(optimizer.state_dict())
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "history_")
+        return hasattr(self, "history_") or hasattr(self, "_in_training")  # callbacks may predict
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -418,6 +418,39 @@ def test_callbacks_see_the_estimator(ragged):
     assert [loss for _, loss in seen] == model.loss_curve_
 
 
+@pytest.mark.parametrize("hook", ["on_epoch_end", "on_batch_begin", "on_batch_end"])
+def test_callbacks_predict_and_save_with_the_weights_of_the_moment(ragged, tmp_path, hook):
+    found = []
+
+    def watch(net, **kwargs):
+        net.save(tmp_path / "moment.safetensors")
+        found.append(net.predict_proba(ragged[0]))
+        saved = fastlstm.load(tmp_path / "moment.safetensors").predict_proba(ragged[0])
+        np.testing.assert_array_equal(saved, found[-1])
+
+    watcher = fastlstm.callbacks.Callback()
+    setattr(watcher, hook, watch)
+    watched, plain = classifier(callbacks=[watcher]), classifier()
+    for model in (watched, plain):
+        model.fit(*ragged)
+    assert not np.array_equal(found[0], found[-1])
+    np.testing.assert_array_equal(watched.predict_proba(ragged[0]), plain.predict_proba(ragged[0]))
+    for X, y in (ragged, ragged):
+        watched.partial_fit(X, y)
+
+
+def test_a_fit_that_fails_leaves_an_estimator_that_is_not_fitted(ragged):
+    class Fail(fastlstm.callbacks.Callback):
+        def on_epoch_end(self, net, **kwargs):
+            raise ZeroDivisionError
+
+    model = classifier(callbacks=[Fail()])
+    with pytest.raises(ZeroDivisionError):
+        model.fit(*ragged)
+    with pytest.raises(NotFittedError):
+        model.predict(ragged[0])
+
+
 def test_callbacks_of_scikit_learn(ragged):
     monitors = pytest.importorskip("sklearn.callback")
     X, y = ragged
