@@ -1,6 +1,10 @@
 /* The team of threads: its size, its barrier, and what is left of it after a fork. */
+#define _GNU_SOURCE
 #include "base/team.h"
 
+#ifdef __linux__
+#include <sched.h>
+#endif
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -169,6 +173,78 @@ static void test_sleeping_team(void)
     CHECK(fl_has_openmp() ? members > 1 : members == 1);
 }
 
+#ifdef __linux__
+typedef struct places {
+    fl_barrier barrier;
+    atomic_int failed;
+    int processor[2];
+    cpu_set_t allowed[2];
+} places;
+
+/* Member 1 goes to the processor of member 0; it may leave it if `argument` is not narrow. */
+static void crowd(places *at, int thread, int narrow)
+{
+    cpu_set_t allowed, one;
+    at->processor[thread] = sched_getcpu();
+    fl_barrier_wait(&at->barrier, 2);
+    if (thread == 0)
+        return;
+    CPU_ZERO(&one);
+    CPU_SET(at->processor[0], &one);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 ||
+        sched_setaffinity(0, sizeof one, &one) != 0 ||
+        (!narrow && sched_setaffinity(0, sizeof allowed, &allowed) != 0))
+        atomic_fetch_add(&at->failed, 1);
+}
+static void crowd_loosely(void *argument, int thread, int n_threads)
+{
+    if (n_threads == 2)
+        crowd(argument, thread, 0);
+}
+static void crowd_firmly(void *argument, int thread, int n_threads)
+{
+    if (n_threads == 2)
+        crowd(argument, thread, 1);
+}
+static void look_around(void *argument, int thread, int n_threads)
+{
+    places *at = argument;
+    if (n_threads != 2)
+        return;
+    at->processor[thread] = sched_getcpu();
+    if (sched_getaffinity(0, sizeof at->allowed[thread], &at->allowed[thread]) != 0)
+        atomic_fetch_add(&at->failed, 1);
+}
+
+/* A member that shares a processor with another one goes to a free one, if it may, and may run on
+ * the same ones as before then. */
+static void test_apart(void)
+{
+    enum { TRIES = 50 };
+    places at;
+    cpu_set_t allowed;
+    int shared = 0;
+    fl_barrier_init(&at.barrier);
+    atomic_init(&at.failed, 0);
+    if (!fl_has_openmp() || sched_getaffinity(0, sizeof allowed, &allowed) != 0 ||
+        CPU_COUNT(&allowed) < 2)
+        return;
+    for (int i = 0; i < TRIES; i++) {
+        fl_team_run(2, 1, crowd_loosely, &at);
+        fl_team_run(2, 1, look_around, &at);
+        shared += at.processor[0] == at.processor[1];
+        CHECK(CPU_EQUAL(&at.allowed[0], &allowed) && CPU_EQUAL(&at.allowed[1], &allowed));
+    }
+    CHECK(shared < TRIES / 2); /* the system may move either at any time */
+    fl_team_run(2, 1, crowd_firmly, &at);
+    fl_team_run(2, 1, look_around, &at);
+    CHECK(CPU_EQUAL(&at.allowed[0], &allowed));
+    CHECK_EQUAL(CPU_COUNT(&at.allowed[1]), 1);
+    CHECK(CPU_ISSET(at.processor[1], &at.allowed[1]));
+    CHECK_EQUAL(at.failed, 0);
+}
+#endif
+
 static test_layer wide_layer(void)
 {
     fl_recurrent_config config = {.cell = "lstm",
@@ -225,5 +301,8 @@ int main(void)
     test_worth();
     test_sleeping_team();
     test_fork();
+#ifdef __linux__
+    test_apart();
+#endif
     return check_report();
 }

@@ -17,6 +17,8 @@
 #include "fastlstm.h"
 
 enum { TURNS_BEFORE_YIELD = 4000, MAX_THREADS = 1024 };
+/* A member that is awake begins in less than 500 turns (10 to 20 us). */
+enum { TURNS_BEFORE_DOZE = 500, DOZE_NS = 20000 };
 /* So long after a call, OpenMP's threads still wait for the next one. */
 enum { AWAKE_NS = 1000000 };
 enum {
@@ -197,12 +199,77 @@ static long long now_ns(void)
     return (long long)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+enum { PROCESSORS = 1024, WORD = 64 };
+/* A call of a team: processors that members run on (of later numbers nothing is known), and how
+ * many of its threads have begun. */
+typedef struct team_call {
+    atomic_ullong taken[PROCESSORS / WORD];
+    atomic_int n_threads, begun;
+} team_call;
+/* Of the thread that called. */
+static _Thread_local team_call *awaited;
+
+/* Notes the processor of this thread; whether another member has it already. */
+static int is_shared(team_call *call)
+{
+#ifdef __linux__
+    int processor = sched_getcpu();
+#else
+    int processor = -1;
+#endif
+    if (processor < 0 || processor >= PROCESSORS)
+        return 0;
+    unsigned long long bit = 1ULL << processor % WORD;
+    return (atomic_fetch_or(&call->taken[processor / WORD], bit) & bit) != 0;
+}
+
+/* A member that was queued on another one's processor, which waits for it there, goes to one that
+ * no member has, if it may. */
+static void stand_apart(team_call *call)
+{
+    if (!is_shared(call))
+        return;
+#ifdef __linux__
+    cpu_set_t allowed, others;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+        return;
+    others = allowed;
+    for (int i = 0; i < PROCESSORS && i < CPU_SETSIZE; i++)
+        if (atomic_load(&call->taken[i / WORD]) >> i % WORD & 1)
+            CPU_CLR(i, &others);
+    if (CPU_COUNT(&others) && sched_setaffinity(0, sizeof others, &others) == 0) {
+        (void)sched_setaffinity(0, sizeof allowed, &allowed);
+        (void)is_shared(call);
+    }
+#endif
+}
+
+/* Whether this thread has called a team of which a member has not begun. */
+static int is_awaiting(void)
+{
+    return awaited && atomic_load(&awaited->begun) < atomic_load(&awaited->n_threads);
+}
+
 /* A function of its own: compilers call the runtime at the very start of one that has a region. */
 static __attribute__((noinline)) void run_together(int n_threads, fl_team_function function,
                                                    void *argument)
 {
+    team_call call = {.n_threads = n_threads};
+    (void)is_shared(&call);
+    awaited = &call;
 #pragma omp parallel num_threads(n_threads)
-    run_alone(function, argument, omp_get_thread_num(), omp_get_num_threads());
+    {
+        int thread = omp_get_thread_num();
+        if (thread)
+            stand_apart(&call);
+        else
+            atomic_store(&call.n_threads, omp_get_num_threads());
+        atomic_fetch_add(&call.begun, 1);
+        run_alone(function, argument, thread, omp_get_num_threads());
+        for (unsigned turns = 0; thread == 0 && is_awaiting(); turns++)
+            fl_pause(turns);
+    }
+    awaited = NULL;
 }
 #endif
 
@@ -236,6 +303,12 @@ void fl_barrier_init(fl_barrier *barrier)
 
 void fl_pause(unsigned turns)
 {
+#ifdef _OPENMP
+    if (turns >= TURNS_BEFORE_DOZE && is_awaiting()) {
+        nanosleep(&(struct timespec){.tv_nsec = DOZE_NS}, NULL);
+        return;
+    }
+#endif
     if (turns >= TURNS_BEFORE_YIELD) {
         sched_yield();
         return;

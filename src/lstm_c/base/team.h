@@ -4,10 +4,13 @@
  * step of a small network less. That holds while the members wait for work; once they sleep, some
  * milliseconds after the last call, the first call wakes them, and on a virtual machine may find
  * them queued behind itself on one processor for milliseconds. So a team sleeps on unless calls
- * come one after another or the work is worth it. Inside, members meet at a sense-reversing barrier
- * that spins for a bounded time and then yields, so that a preempted member (containers with a CPU
- * quota) costs a time slice and not forever; they never sleep there, since the system moves two
- * that share a processor apart only while both want to run. A fork lets the team of the forking
+ * come one after another or the work is worth it. A member that begins on a processor where another
+ * one is goes to a free one, where the system might leave it for tens of milliseconds if somebody
+ * uses the others, and a caller that waits for a member to begin sleeps for moments, since that one
+ * may be queued behind it. Inside, members meet at a sense-reversing barrier that spins for a
+ * bounded time and then yields, so that a preempted member (containers with a CPU quota) costs a
+ * time slice and not forever; once all have begun they never sleep there, since the system moves
+ * two that share a processor apart only while both want to run. A fork lets the team of the forking
  * thread go, so that parent and child each start a new one. Without OpenMP, and in a child forked
  * from inside a parallel region, every team has one member. */
 #ifndef FL_BASE_TEAM_H
@@ -38,7 +41,7 @@ int fl_team_worth(int64_t work, int wanted);
 int fl_team_wakes(int64_t work, int asked, int n_threads);
 
 /* A turn of a loop that waits for another thread: `turns` so far, which may wrap. Spins, then
- * yields. */
+ * yields, or sleeps for a moment while a member that this thread has called has not begun. */
 void fl_pause(unsigned turns);
 
 typedef struct fl_barrier {
