@@ -184,15 +184,26 @@ def _threads() -> list[int]:
 
 _BEST_LOOPS: dict[int, float] = {}  # of the process: a neighbour may stay for a whole case
 
-# Long enough that the spinning worker threads of whoever ran before have gone to sleep.
-# (ONNX Runtime's wait for more than 5 ms, and then take part of the processors in a block of two threads.)
-_PAUSE_SECONDS = 0.02
+_PAUSE_SECONDS, _LONGEST_PAUSE = 0.02, 0.5
+
+
+def _pause() -> None:
+    """Waits until the worker threads of whoever ran before have stopped spinning.
+
+    ONNX Runtime's do for up to 60 ms, and would take a processor away from a block of two threads.
+    """
+    end = time.perf_counter() + _LONGEST_PAUSE
+    spinning = True
+    while spinning and time.perf_counter() < end:
+        used = time.process_time()
+        time.sleep(_PAUSE_SECONDS)
+        spinning = time.process_time() - used > 0.2 * _PAUSE_SECONDS
 
 
 def _timed_block(contender: Contender, loops: int, *, warm: bool) -> float:
     """Seconds per unit over `loops` calls in a row, after an untimed one where `warm`."""
     contender.use_threads(contender.threads)
-    time.sleep(_PAUSE_SECONDS)
+    _pause()
     run = contender.run
     if warm:
         run()

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +52,7 @@ def ids(case: Case) -> str:
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No waiting between contenders, and the number of threads put back afterwards."""
-    monkeypatch.setattr(benchmark, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(benchmark, "_pause", lambda: None)
     threads = _core.get_num_threads()
     yield
     _core.set_num_threads(threads)
@@ -266,6 +267,24 @@ def test_bench_lists_cases(capsys: pytest.CaptureFixture[str]):
 def test_bench_usage_errors_end_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     assert benchmark.main(arguments) == 2
     assert capsys.readouterr().err
+
+
+def test_nobody_is_timed_while_threads_of_another_one_spin(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(benchmark, "_LONGEST_PAUSE", 60.0)
+    ended = []
+
+    def spin():
+        end = time.thread_time() + 0.2
+        while time.thread_time() < end:
+            pass
+        ended.append(True)
+
+    worker = threading.Thread(target=spin)
+    worker.start()
+    benchmark._pause()
+    assert ended
+    worker.join()
 
 
 def test_format_seconds():
