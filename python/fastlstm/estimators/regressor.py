@@ -104,7 +104,7 @@ class LSTMRegressor(RegressorMixin, BaseLSTM):
         Initial learning rate.
     learning_rate : str or Schedule, default="constant"
         How the learning rate changes: ``"constant"``, ``"step"``, ``"cosine"``, ``"one_cycle"``,
-        ``"on_plateau"``, ``"warm_up"``.
+        ``"on_plateau"``, ``"warm_up"``. `partial_fit`, which cannot know how many epochs follow, keeps it constant.
     batch_size : int, default=32
         Number of sequences of a minibatch.
     max_iter : int, default=100

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlstm._version import __version__
-from fastlstm.layers import LSTM
+from fastlstm.layers import LSTM, Stack
+from fastlstm.layers._connections import Connections
 from fastlstm.model import Model
 from fastlstm.serialization import PathLike, replace_file
 
@@ -61,7 +62,6 @@ _WITHOUT = {
     "zoneout": 0.0,
     "cells_per_block": 1,
     "proj_size": 0,
-    "learn_initial_state": False,
 }
 
 
@@ -70,10 +70,10 @@ def to_onnx(estimator_or_layer: Any, path: PathLike, *, lengths: bool = False, s
 
     Parameters
     ----------
-    estimator_or_layer : LSTMClassifier, LSTMRegressor, Model, LSTM, GRU or RNN
+    estimator_or_layer : LSTMClassifier, LSTMRegressor, Model, LSTM, GRU, RNN or Stack
         With a cell that ONNX's operators can compute: all but "peephole_article", "fgr", "tlstm", "slstm" and the
-        "lstm1997" whose gates recur. Without `layer_norm`, `zoneout`, `cells_per_block`, projections, a learned
-        initial state, connections of a stack, and ``missing="observe"``.
+        "lstm1997" whose gates recur. Without `layer_norm`, `zoneout`, `cells_per_block`, projections and
+        ``missing="observe"``.
     path : str or path-like
         File to create or replace; it is complete or untouched at any time.
     lengths : bool, default=False
@@ -81,7 +81,8 @@ def to_onnx(estimator_or_layer: Any, path: PathLike, *, lengths: bool = False, s
         Without it all steps count.
     states : bool, default=False
         Of a layer: add the inputs `h_in` and, for cells with a cell state, `c_in`, shaped as the outputs `h` and `c`,
-        to go on from there; so does a step of a stream. Without them sequences start from zero.
+        to go on from there; so does a step of a stream. Without them sequences start from zero, or from the states
+        that were learned.
 
     Raises
     ------
@@ -113,7 +114,7 @@ def to_onnx(estimator_or_layer: Any, path: PathLike, *, lengths: bool = False, s
         session = onnxruntime.InferenceSession("model.onnx")
         label, probabilities = session.run(None, {"x": x, "lengths": lengths})
     """
-    if isinstance(estimator_or_layer, LSTM):
+    if isinstance(estimator_or_layer, (LSTM, Stack)):
         graph = _layer_graph(estimator_or_layer, lengths, states)
     else:
         if states:
@@ -175,6 +176,10 @@ class _Graph:
     def cast(self, value: str, dtype: Any) -> str:
         return self.node("Cast", value, to=self._type(dtype))
 
+    def along(self, operator: str, value: str, axis: int, **attributes: Any) -> str:
+        """A node that takes an axis as its second input."""
+        return self.node(operator, value, self.constant([axis], np.int64), **attributes)
+
     def rows(self, value: str, begin: int, end: int, axis: int = 0) -> str:
         """value[begin:end] along an axis."""
         bounds = [self.constant([number], np.int64) for number in (begin, end, axis)]
@@ -197,7 +202,7 @@ class _Graph:
 # ------------------------------------------------------------------------------------------------ recurrent layers
 
 
-def _layer_graph(layer: LSTM, lengths: bool, states: bool) -> _Graph:
+def _layer_graph(layer: LSTM | Stack, lengths: bool, states: bool) -> _Graph:
     operator, graph = _operator(layer), _Graph()
     x = graph.input("x", np.float32, ["batch", "time", layer.input_size])
     counts = graph.input("lengths", np.int32, ["batch"]) if lengths else ""
@@ -211,18 +216,17 @@ def _layer_graph(layer: LSTM, lengths: bool, states: bool) -> _Graph:
     return graph
 
 
-def _operator(layer: Any) -> _Operator:
+def _operator(layer: LSTM | Stack) -> _Operator:
     """The operator for a layer; ValueError if there is none."""
-    if not isinstance(layer, LSTM):
-        raise ValueError(f"ONNX has no operator for an encoder that is a {type(layer).__name__}")
-    if layer.cell not in _OPERATORS:
-        raise ValueError(f"ONNX has no operator for the cell {layer.cell!r}; it has {', '.join(_OPERATORS)}")
+    one = layer.layers[0] if isinstance(layer, Stack) else layer
+    if one.cell not in _OPERATORS:
+        raise ValueError(f"ONNX has no operator for the cell {one.cell!r}; it has {', '.join(_OPERATORS)}")
     for name, without in _WITHOUT.items():
-        value = getattr(layer, name)
+        value = getattr(one, name)
         if value not in (without, (without, without)):
             raise ValueError(f"ONNX's operators compute no {name}; it must be {without!r}, got {value!r}")
-    operator = _OPERATORS[layer.cell]
-    if layer.cell_activation == "identity":
+    operator = _OPERATORS[one.cell]
+    if one.cell_activation == "identity":
         operator = _Operator(operator.name, operator.attributes, NO_OUTPUT_ACTIVATION)
     return operator
 
@@ -233,31 +237,78 @@ def _time_major(graph: _Graph, rows: str) -> str:
 
 
 def _recurrence(
-    graph: _Graph, layer: LSTM, rows: str, lengths: str, initial: list[str]
+    graph: _Graph, layer: LSTM | Stack, x: str, lengths: str, initial: list[str]
 ) -> tuple[str, list[list[str]]]:
     """Outputs (time, batch, output_size), and of each state the final ones of all layers, (directions, batch, hidden).
 
-    `rows` is (time, batch, input_size), each of the initial states (layers * directions, batch, hidden).
+    `x` is (time, batch, input_size), each of the initial states (layers * directions, batch, hidden); none: zero, or
+    the learned ones.
     """
-    operator, both = _operator(layer), layer.directions
-    n_states = len(_STATES[operator.name])
-    finals: list[list[str]] = [[] for _ in range(n_states)]
+    operator, both, connections = _operator(layer), layer.directions, _connections(layer)
+    names = _STATES[operator.name]
+    finals: list[list[str]] = [[] for _ in names]
     attributes: dict[str, Any] = dict(operator.attributes)
     if operator.activations:
         attributes |= _activation_attributes(operator, both)
     attributes |= {"hidden_size": layer.hidden_size, "direction": "bidirectional" if both == 2 else "forward"}
+    below, outputs = x, []
     for level in range(layer.num_layers):
-        weights = [graph.constant(array, np.float32) for array in _weights(layer, operator.name, level)]
+        arrays = _weights(layer, operator.name, level)
+        weights = {name: graph.constant(array, np.float32) for name, array in arrays.items()}
         given = [graph.rows(state, level * both, (level + 1) * both) for state in initial]
-        inputs = [rows, *weights[:3], lengths, *given, *[""] * (2 - len(given)), *weights[3:]]
-        while not inputs[-1]:
-            inputs.pop()
-        y, *final = graph.nodes(operator.name, inputs, 1 + n_states, **attributes)
+        if layer.learn_initial_state and not initial:
+            given = [_learned_state(graph, layer, name, level, x) for name in names]
+        rows = graph.node("Concat", below, x, axis=2) if level and connections.joins_input else below
+        inputs = [rows, *(weights.get(name, "") for name in "WRB"), lengths, *given]
+        if "P" in weights:
+            inputs += [*[""] * (2 - len(given)), weights["P"]]
+        y, *final = graph.nodes(operator.name, inputs, 1 + len(names), **attributes)
         for found, state in zip(finals, final, strict=True):
             found.append(state)
-        turned = graph.node("Transpose", y, perm=[0, 2, 1, 3])  # (time, directions, batch, hidden)
-        rows = graph.node("Reshape", turned, graph.constant([0, 0, layer.output_size], np.int64))
+        passed_on = _one_direction(graph, y, connections)
+        below = graph.node("Add", passed_on, below) if connections.adds(level) else passed_on
+        outputs.append(below)
+    rows = _side_by_side(graph, outputs[-connections.n_shown :], axis=2)
+    if lengths and connections.adds(0):  # what stands in the padding of x
+        rows = graph.node("Where", _is_real(graph, rows, lengths), rows, graph.constant(0.0, np.float32))
     return rows, finals
+
+
+def _connections(layer: LSTM | Stack) -> Connections:
+    if isinstance(layer, Stack):
+        return layer.connections
+    sizes = (layer.num_layers, layer.directions, layer.input_size, layer.hidden_size)
+    return Connections(False, None, "concat", *sizes)
+
+
+def _one_direction(graph: _Graph, y: str, connections: Connections) -> str:
+    """(time, batch, features) from y (time, directions, batch, hidden)."""
+    if connections.merge == "sum":
+        return graph.along("ReduceSum", y, 1, keepdims=0)
+    turned = graph.node("Transpose", y, perm=[0, 2, 1, 3])
+    return graph.node("Reshape", turned, graph.constant([0, 0, connections.size], np.int64))
+
+
+def _side_by_side(graph: _Graph, values: list[str], axis: int) -> str:
+    return graph.node("Concat", *values, axis=axis) if len(values) > 1 else values[0]
+
+
+def _is_real(graph: _Graph, rows: str, lengths: str) -> str:
+    """Which steps of rows (time, batch, features) are no padding: bool (time, batch, 1)."""
+    steps = graph.along("Squeeze", graph.rows(graph.node("Shape", rows), 0, 1), 0)
+    places = graph.node("Range", graph.constant(0, np.int64), steps, graph.constant(1, np.int64))
+    column = graph.along("Unsqueeze", places, 1)
+    real = graph.node("Less", column, graph.cast(lengths, np.int64))
+    return graph.along("Unsqueeze", real, 2)
+
+
+def _learned_state(graph: _Graph, layer: LSTM | Stack, name: str, level: int, x: str) -> str:
+    """Initial state of a layer, (directions, batch, hidden), the same for every sequence of x (time, batch, ...)."""
+    rows = [layer.parameters[f"{name}0_l{level}{side}"] for side in ("", "_reverse")[: layer.directions]]
+    batch = graph.rows(graph.node("Shape", x), 1, 2)
+    around = [graph.constant([size], np.int64) for size in (layer.directions, layer.hidden_size)]
+    shape = graph.node("Concat", around[0], batch, around[1], axis=0)
+    return graph.node("Expand", graph.constant(np.stack(rows)[:, None], np.float32), shape)
 
 
 def _activation_attributes(operator: _Operator, directions: int) -> dict[str, Any]:
@@ -270,20 +321,23 @@ def _activation_attributes(operator: _Operator, directions: int) -> dict[str, An
     return found
 
 
-def _weights(layer: LSTM, operator: str, level: int) -> list[Array]:
-    """W, R and B of a layer, and P if it has peepholes; a row of each array for each direction."""
-    sides = []
-    for suffix in ("", "_reverse")[: layer.directions]:
-        end = f"_l{level}{suffix}"
-        parts = [
-            _in_order(layer, f"{kind}{end}", operator)
-            for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        ]
-        side = [*parts[:2], np.concatenate(parts[2:])]
-        if f"weight_ci{end}" in layer.parameters:
-            side.append(np.concatenate([layer.parameters[f"weight_c{gate}{end}"] for gate in "iof"]))
-        sides.append(side)
-    return [np.stack(arrays) for arrays in zip(*sides, strict=True)]
+def _weights(layer: LSTM | Stack, operator: str, level: int) -> dict[str, Array]:
+    """W, R, and where there are biases and peepholes B and P of a layer; a row of each for each direction."""
+    if isinstance(layer, Stack):
+        return _weights(layer.layers[level], operator, 0)
+    ends = [f"_l{level}{suffix}" for suffix in ("", "_reverse")[: layer.directions]]
+
+    def rows(kind: str) -> Array:
+        return np.stack([_in_order(layer, f"{kind}{end}", operator) for end in ends])
+
+    found = {"W": rows("weight_ih"), "R": rows("weight_hh")}
+    biases = np.concatenate([rows("bias_ih"), rows("bias_hh")], axis=1)
+    if layer.bias or biases.any():
+        found["B"] = biases
+    if f"weight_ci{ends[0]}" in layer.parameters:
+        parts = [[layer.parameters[f"weight_c{gate}{end}"] for gate in "iof"] for end in ends]
+        found["P"] = np.stack([np.concatenate(part) for part in parts])
+    return found
 
 
 def _in_order(layer: LSTM, name: str, operator: str) -> Array:
@@ -291,16 +345,15 @@ def _in_order(layer: LSTM, name: str, operator: str) -> Array:
 
     With coupled gates ours is i = 1 - f, the operator's f = 1 - i; 1 - sigmoid(x) = sigmoid(-x).
     """
-    parameters, units = layer.parameters, layer.hidden_size
-    weights = parameters[name.replace("bias_", "weight_")]
-    shape = (units,) if name.startswith("bias") else (units, weights.shape[1])
-    values = parameters.get(name)
-    blocks = []
+    of_weights = name.replace("bias_", "weight_")
+    values, gates, blocks = layer.parameters.get(name), layer.gates_of(of_weights), []
+    columns = () if name.startswith("bias") else layer.parameters[name].shape[1:]
+    shape = (layer.hidden_size, *columns)
     for gate in GATES[operator]:
         sign = 1.0
         if layer.cell == "cifg" and gate == "i":
             gate, sign = "f", -1.0
-        if gate not in layer.gates_of(name.replace("bias_", "weight_")):
+        if gate not in gates:
             blocks.append(np.full(shape, _OPEN if name.startswith("bias_ih") else 0.0))
         elif values is None:
             blocks.append(np.zeros(shape))
@@ -317,9 +370,8 @@ def _model_graph(model: Model, lengths: bool) -> _Graph:
         raise ValueError(
             "ONNX has no operator that fills in values which were not observed (missing='observe')"
         )
-    network, decision = model.network, model.decision
-    layer = network.encoder
-    _operator(layer)
+    network, decision, layer = model.network, model.decision, model.network.encoder
+    _operator(layer)  # before anything is made
     graph = _Graph()
     x = graph.input("x", np.float32, ["batch", "time", model.n_features_in_])
     counts = graph.input("lengths", np.int32, ["batch"]) if lengths else ""
@@ -329,7 +381,10 @@ def _model_graph(model: Model, lengths: bool) -> _Graph:
         scaled = graph.node("Div", centred, graph.constant(model.normalization.scale, np.float64))
         x = graph.cast(scaled, np.float32)
     rows, finals = _recurrence(graph, layer, _time_major(graph, x), counts, [])
-    pooled = _pooled(graph, network.pooling, rows, finals[0][-1], counts)
+    if network.pooling == "last":
+        pooled = _last_output(graph, layer, x, finals[0], counts)
+    else:
+        pooled = _over_time(graph, network.pooling, rows, counts)
     head = [graph.constant(network.head.parameters[name], np.float32) for name in ("weight", "bias")]
     raw = graph.node("Gemm", pooled, *head, transB=1)
     if decision.is_classifier:
@@ -339,30 +394,51 @@ def _model_graph(model: Model, lengths: bool) -> _Graph:
     return graph
 
 
-def _pooled(graph: _Graph, pooling: str, rows: str, h: str, lengths: str) -> str:
-    """What the head sees, (batch, output_size), of outputs (time, batch, output_size) and the top layer's final h."""
-    if pooling == "last":
-        turned = graph.node("Transpose", h, perm=[1, 0, 2])
-        return graph.node("Flatten", turned)
+def _last_output(graph: _Graph, layer: LSTM | Stack, x: str, h: list[str], lengths: str) -> str:
+    """Output of each direction after all steps that it reads, (batch, output_size), as ``layer.last_output``.
+
+    `x` is (batch, time, input_size), `h` the final ones of all layers, (directions, batch, hidden).
+    """
+    connections = _connections(layer)
+    if connections.merge == "sum":
+        last = [graph.along("ReduceSum", each, 0, keepdims=0) for each in h]
+    else:
+        last = [graph.node("Flatten", graph.node("Transpose", each, perm=[1, 0, 2])) for each in h]
+    if connections.residual:
+        if connections.adds(0):
+            last[0] = graph.node("Add", last[0], _ends(graph, connections, x, lengths))
+        for level in range(1, len(last)):
+            last[level] = graph.node("Add", last[level], last[level - 1])
+    return _side_by_side(graph, last[-connections.n_shown :], axis=1)
+
+
+def _ends(graph: _Graph, connections: Connections, x: str, lengths: str) -> str:
+    """Features of x (batch, time, input_size) for a second direction at the first step, the others at the last one."""
+    first = graph.along("Squeeze", graph.rows(x, 0, 1, axis=1), 1)
+    if lengths:
+        before = graph.node("Sub", graph.cast(lengths, np.int64), graph.constant(1, np.int64))
+        place = graph.along("Unsqueeze", before, 1)
+        last = graph.node("GatherND", x, place, batch_dims=1)
+    else:
+        last = graph.node("Gather", x, graph.constant(-1, np.int64), axis=1)
+    unit, size = connections.unit_size, connections.input_size
+    if size == unit:
+        return last
+    parts = [graph.rows(last, 0, unit, axis=1), graph.rows(first, unit, size, axis=1)]
+    return _side_by_side(graph, parts, axis=1)
+
+
+def _over_time(graph: _Graph, pooling: str, rows: str, lengths: str) -> str:
+    """Mean or maximum over the real steps, (batch, output_size), of outputs (time, batch, output_size)."""
     if not lengths:
         return graph.node("ReduceMean" if pooling == "mean" else "ReduceMax", rows, axes=[0], keepdims=0)
     if pooling == "mean":
-        total = graph.node(
-            "ReduceSum", rows, graph.constant([0], np.int64), keepdims=0
-        )  # the padding is zero
-        steps = graph.node("Unsqueeze", graph.cast(lengths, np.float32), graph.constant([1], np.int64))
+        total = graph.along("ReduceSum", rows, 0, keepdims=0)  # the padding is zero
+        steps = graph.along("Unsqueeze", graph.cast(lengths, np.float32), 1)
         return graph.node("Div", total, steps)
-    steps = graph.node("Squeeze", graph.rows(graph.node("Shape", rows), 0, 1), graph.constant([0], np.int64))
-    places = graph.node("Range", graph.constant(0, np.int64), steps, graph.constant(1, np.int64))
-    column = graph.node("Unsqueeze", places, graph.constant([1], np.int64))
-    real = graph.node("Less", column, graph.cast(lengths, np.int64))  # (time, batch)
-    mask = graph.node("Unsqueeze", real, graph.constant([2], np.int64))
-    return graph.node(
-        "ReduceMax",
-        graph.node("Where", mask, rows, graph.constant(-np.inf, np.float32)),
-        axes=[0],
-        keepdims=0,
-    )
+    least = graph.constant(-np.inf, np.float32)
+    masked = graph.node("Where", _is_real(graph, rows, lengths), rows, least)
+    return graph.node("ReduceMax", masked, axes=[0], keepdims=0)
 
 
 def _add_classes(graph: _Graph, decision: Any, raw: str) -> None:
@@ -377,7 +453,7 @@ def _add_classes(graph: _Graph, decision: Any, raw: str) -> None:
             sides = [graph.node("Sigmoid", graph.node("Neg", raw)), graph.node("Sigmoid", raw)]
             probabilities = graph.node("Concat", *sides, axis=1)
             above = graph.cast(graph.node("Greater", raw, zero), np.int64)
-            best = graph.node("Squeeze", above, graph.constant([1], np.int64))
+            best = graph.along("Squeeze", above, 1)
         else:
             probabilities = graph.node("Softmax", raw, axis=1)
             best = graph.node("ArgMax", raw, axis=1, keepdims=0)
@@ -395,7 +471,7 @@ def _add_values(graph: _Graph, decision: Any, raw: str) -> None:
     n, shape = decision.n_targets, ["batch"] if decision.flat else ["batch", decision.n_targets]
 
     def shaped(values: str) -> str:
-        return graph.node("Squeeze", values, graph.constant([1], np.int64)) if decision.flat else values
+        return graph.along("Squeeze", values, 1) if decision.flat else values
 
     graph.output("prediction", shaped(graph.rows(raw, 0, n, axis=1)), np.float32, shape)
     if decision.variance:
