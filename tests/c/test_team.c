@@ -177,14 +177,17 @@ static void test_sleeping_team(void)
 typedef struct places {
     fl_barrier barrier;
     atomic_int failed;
-    int processor[2];
+    int narrow, processor[2];
     cpu_set_t allowed[2];
 } places;
 
-/* Member 1 goes to the processor of member 0; it may leave it if `argument` is not narrow. */
-static void crowd(places *at, int thread, int narrow)
+/* Member 1 goes to the processor of member 0, and may not leave it if `narrow`. */
+static void crowd(void *argument, int thread, int n_threads)
 {
+    places *at = argument;
     cpu_set_t allowed, one;
+    if (n_threads != 2)
+        return;
     at->processor[thread] = sched_getcpu();
     fl_barrier_wait(&at->barrier, 2);
     if (thread == 0)
@@ -193,18 +196,8 @@ static void crowd(places *at, int thread, int narrow)
     CPU_SET(at->processor[0], &one);
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 ||
         sched_setaffinity(0, sizeof one, &one) != 0 ||
-        (!narrow && sched_setaffinity(0, sizeof allowed, &allowed) != 0))
+        (!at->narrow && sched_setaffinity(0, sizeof allowed, &allowed) != 0))
         atomic_fetch_add(&at->failed, 1);
-}
-static void crowd_loosely(void *argument, int thread, int n_threads)
-{
-    if (n_threads == 2)
-        crowd(argument, thread, 0);
-}
-static void crowd_firmly(void *argument, int thread, int n_threads)
-{
-    if (n_threads == 2)
-        crowd(argument, thread, 1);
 }
 static void look_around(void *argument, int thread, int n_threads)
 {
@@ -221,7 +214,7 @@ static void look_around(void *argument, int thread, int n_threads)
 static void test_apart(void)
 {
     enum { TRIES = 50 };
-    places at;
+    places at = {.narrow = 0};
     cpu_set_t allowed;
     int shared = 0;
     fl_barrier_init(&at.barrier);
@@ -230,13 +223,14 @@ static void test_apart(void)
         CPU_COUNT(&allowed) < 2)
         return;
     for (int i = 0; i < TRIES; i++) {
-        fl_team_run(2, 1, crowd_loosely, &at);
+        fl_team_run(2, 1, crowd, &at);
         fl_team_run(2, 1, look_around, &at);
         shared += at.processor[0] == at.processor[1];
         CHECK(CPU_EQUAL(&at.allowed[0], &allowed) && CPU_EQUAL(&at.allowed[1], &allowed));
     }
     CHECK(shared < TRIES / 2); /* the system may move either at any time */
-    fl_team_run(2, 1, crowd_firmly, &at);
+    at.narrow = 1;
+    fl_team_run(2, 1, crowd, &at);
     fl_team_run(2, 1, look_around, &at);
     CHECK(CPU_EQUAL(&at.allowed[0], &allowed));
     CHECK_EQUAL(CPU_COUNT(&at.allowed[1]), 1);

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastlstm._version import __version__
+from fastlstm.interop._refusals import refuse_options
 from fastlstm.layers import LSTM, Stack
 from fastlstm.layers._connections import Connections
 from fastlstm.model import Model
@@ -221,10 +222,7 @@ def _operator(layer: LSTM | Stack) -> _Operator:
     one = layer.layers[0] if isinstance(layer, Stack) else layer
     if one.cell not in _OPERATORS:
         raise ValueError(f"ONNX has no operator for the cell {one.cell!r}; it has {', '.join(_OPERATORS)}")
-    for name, without in _WITHOUT.items():
-        value = getattr(one, name)
-        if value not in (without, (without, without)):
-            raise ValueError(f"ONNX's operators compute no {name}; it must be {without!r}, got {value!r}")
+    refuse_options(one, _WITHOUT, "ONNX's operators")
     operator = _OPERATORS[one.cell]
     if one.cell_activation == "identity":
         operator = _Operator(operator.name, operator.attributes, NO_OUTPUT_ACTIVATION)
@@ -371,7 +369,6 @@ def _model_graph(model: Model, lengths: bool) -> _Graph:
             "ONNX has no operator that fills in values which were not observed (missing='observe')"
         )
     network, decision, layer = model.network, model.decision, model.network.encoder
-    _operator(layer)  # before anything is made
     graph = _Graph()
     x = graph.input("x", np.float32, ["batch", "time", model.n_features_in_])
     counts = graph.input("lengths", np.int32, ["batch"]) if lengths else ""
@@ -414,7 +411,6 @@ def _last_output(graph: _Graph, layer: LSTM | Stack, x: str, h: list[str], lengt
 
 def _ends(graph: _Graph, connections: Connections, x: str, lengths: str) -> str:
     """Features of x (batch, time, input_size) for a second direction at the first step, the others at the last one."""
-    first = graph.along("Squeeze", graph.rows(x, 0, 1, axis=1), 1)
     if lengths:
         before = graph.node("Sub", graph.cast(lengths, np.int64), graph.constant(1, np.int64))
         place = graph.along("Unsqueeze", before, 1)
@@ -424,6 +420,7 @@ def _ends(graph: _Graph, connections: Connections, x: str, lengths: str) -> str:
     unit, size = connections.unit_size, connections.input_size
     if size == unit:
         return last
+    first = graph.node("Gather", x, graph.constant(0, np.int64), axis=1)
     parts = [graph.rows(last, 0, unit, axis=1), graph.rows(first, unit, size, axis=1)]
     return _side_by_side(graph, parts, axis=1)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastlstm.interop._refusals import refuse_options
 from fastlstm.layers import GRU, LSTM, RNN
 
 Array = NDArray[Any]
@@ -128,10 +129,7 @@ def to_torch(layer: LSTM) -> Any:
         raise TypeError(f"layer must be an LSTM, a GRU or an RNN, got {type(layer).__name__}")
     if layer.cell not in _TO_TORCH:
         raise ValueError(f"PyTorch has no layer with the cell {layer.cell!r}; it has {', '.join(_TO_TORCH)}")
-    for name, without in _WITHOUT.items():
-        value = getattr(layer, name)
-        if value not in (without, (without, without)):
-            raise ValueError(f"PyTorch's layers compute no {name}; it must be {without!r}, got {value!r}")
+    refuse_options(layer, _WITHOUT, "PyTorch's layers")
     kind, options = _TO_TORCH[layer.cell]
     if layer.proj_size:
         options = {**options, "proj_size": layer.proj_size}
